@@ -1,0 +1,249 @@
+"""The four ports between the runtime's domain and wherever the data is.
+
+Each has one implementation over Redis (``redis_*.py``) and one in memory (``memory.py``). Every method may
+raise :class:`StoreUnavailable` and nothing else. Keys are complete names from ``cachepolicy.keys``; the stores
+derive none. All times are milliseconds and come from the store's clock, never from the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cachepolicy_runtime.store.errors import StoreUnavailable
+
+__all__ = [
+    "Admission",
+    "Beat",
+    "CacheItem",
+    "CacheStore",
+    "ControlStore",
+    "LimitCheck",
+    "LimitStore",
+    "RateState",
+    "SessionRead",
+    "SessionRecord",
+    "SessionSaved",
+    "SessionStore",
+    "SessionWrite",
+    "StoreUnavailable",
+    "WindowRate",
+]
+
+
+# --- limits -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRate:
+    """At most ``limit`` units in any ``window_ms`` milliseconds (both ≥ 1), counted under ``key``."""
+
+    key: str
+    limit: int
+    window_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitCheck:
+    """One limit asked for one caller.
+
+    Attributes:
+        rates: one or more windows that all have to hold.
+        weight: units this request costs (≥ 1).
+        enforce: False counts and reports, and never refuses the request.
+    """
+
+    rates: tuple[WindowRate, ...]
+    weight: int = 1
+    enforce: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """One rate after the decision.
+
+    Attributes:
+        remaining: units still free, ≥ 0.
+        reset_ms: until the whole limit is free again if nothing more is spent.
+        retry_ms: 0 where this rate had room, else until it will have room for this weight.
+    """
+
+    remaining: int
+    reset_ms: int
+    retry_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The decision over all checks: counted in all of them, or in none.
+
+    Attributes:
+        admitted: every enforced check had room.
+        states: per check, per rate, in the order asked.
+    """
+
+    admitted: bool
+    states: tuple[tuple[RateState, ...], ...]
+
+
+class LimitStore(Protocol):
+    """Counts what was admitted."""
+
+    async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
+        """Decide all checks at once and count the request in all of them, or in none.
+
+        A check that is not enforced and has no room is left uncounted, as it would be if it were enforced.
+        """
+        ...
+
+
+# --- sessions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A stored session: its serialised content, its version (≥ 1) and its age since creation."""
+
+    data: bytes
+    version: int
+    age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRead:
+    """Answer to a load: the record, or None where there is none, and the epoch of the store.
+
+    The same epoch as before and no record means destroyed or expired; another epoch means that the store lost
+    everything in between.
+    """
+
+    epoch: str
+    record: SessionRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWrite:
+    """A compare-and-set of one session.
+
+    Attributes:
+        data: the new content.
+        expected_version: version it was loaded with; 0 creates and must find nothing.
+        idle_ms, absolute_ms: time to live since the last use, since creation.
+        index: key of the owner's list of sessions, None for a session without an owner.
+        replaces: key of the session that this one takes over (rotation): ``expected_version`` is then the
+            old one's, whose age is kept and which is removed in the same step.
+        age_ms: age to give a session that is created (0, except when a lost one is created again).
+    """
+
+    data: bytes
+    expected_version: int
+    idle_ms: int
+    absolute_ms: int
+    index: str | None = None
+    replaces: str | None = None
+    age_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSaved:
+    """Answer to a save: whether it was written, the version now stored (0: none there), the epoch."""
+
+    saved: bool
+    version: int
+    epoch: str
+
+
+class SessionStore(Protocol):
+    """Keeps sessions under the hash of their id."""
+
+    async def load(self, key: str, *, idle_ms: int, absolute_ms: int) -> SessionRead:
+        """Read a session and count this as a use of it; one past its absolute time is removed instead."""
+        ...
+
+    async def save(self, key: str, write: SessionWrite) -> SessionSaved:
+        """Write a session if the stored version is the expected one."""
+        ...
+
+    async def destroy(self, keys: Sequence[str]) -> int:
+        """Remove these sessions; returns how many there were."""
+        ...
+
+    async def destroy_owned(self, index: str) -> int:
+        """Remove every session in an owner's list; returns how many there were."""
+        ...
+
+
+# --- cache ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CacheItem:
+    """One value to store for ``ttl_ms`` milliseconds (≥ 1)."""
+
+    key: str
+    value: bytes
+    ttl_ms: int
+
+
+class CacheStore(Protocol):
+    """Keeps bytes until they expire or are evicted."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Values in the order of the keys, one round trip."""
+        ...
+
+    async def put(self, key: str, value: bytes, ttl_ms: int) -> None: ...
+
+    async def mput(self, items: Sequence[CacheItem]) -> None:
+        """Store all of them, one round trip; in an outage some may be stored and others not."""
+        ...
+
+    async def delete(self, *keys: str) -> None: ...
+
+
+# --- control ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Answer to an acknowledgement: how many processes are alive (this one included), the store's epoch."""
+
+    live: int
+    epoch: str
+
+
+class ControlStore(Protocol):
+    """What all processes and the operator share: purge stamps, acknowledgements, the document's fast copy."""
+
+    async def stamps(self) -> dict[str, str]:
+        """All purge stamps, field → opaque value. ``all`` is made anew where it is missing, so that after a
+        loss everything cached before is a miss."""
+        ...
+
+    async def set_stamps(self, fields: Sequence[str]) -> dict[str, str]:
+        """Give each field a stamp that was never used before; returns all stamps."""
+        ...
+
+    async def wake(self) -> None:
+        """Tell every process to look at the stamps and the document now."""
+        ...
+
+    async def acknowledge(self, member: str, record: bytes) -> Beat:
+        """Refresh this process's acknowledgement (it lapses after 10 s) and count the live ones."""
+        ...
+
+    async def withdraw(self, member: str) -> None:
+        """Remove this process's acknowledgement, at a clean end."""
+        ...
+
+    async def document(self) -> bytes | None:
+        """The operator's copy of the policy document."""
+        ...
+
+    def wakes(self) -> AsyncIterator[None]:
+        """Yields once for each wake-up, and once whenever listening (re)starts, for some may have been
+        missed. Ends by raising StoreUnavailable."""
+        ...
