@@ -1,0 +1,73 @@
+"""Durations as Go and the Gateway API write them: ``90s``, ``1h30m``, ``720h``.
+
+The format is GEP-2257 (https://gateway-api.sigs.k8s.io/geps/gep-2257/): whole numbers with the units
+``h``, ``m``, ``s`` and ``ms``, at most four of them, no days and no fractions. CEL's ``duration()`` reads
+the same strings, so the API server and this module agree on every value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+PATTERN = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
+MAX_LENGTH = 20
+
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_WHOLE = re.compile(PATTERN)
+_PART = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
+
+
+@dataclass(frozen=True, order=True)
+class Duration:
+    """A length of time, exact to the millisecond."""
+
+    milliseconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Read ``text``; raises ``ValueError`` with what is allowed."""
+        if len(text) > MAX_LENGTH or not _WHOLE.match(text):
+            raise ValueError(
+                f"{text[:40]!r} is not a duration: write whole numbers with the units h, m, s and ms, "
+                "such as 90s, 1h30m or 720h (days are written in hours)"
+            )
+        return cls(sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
+
+    @property
+    def seconds(self) -> float:
+        return self.milliseconds / 1000
+
+    def __str__(self) -> str:
+        """The canonical spelling: largest units first, no zero parts (``90m`` is ``1h30m``)."""
+        rest, parts = self.milliseconds, []
+        for unit, size in _UNITS.items():
+            count, rest = divmod(rest, size)
+            if count:
+                parts.append(f"{count}{unit}")
+        return "".join(parts) or "0s"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "maxLength": MAX_LENGTH, "pattern": PATTERN}
+
+    @classmethod
+    def _validate(cls, value: Any) -> Duration:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls.parse(value)
+        raise ValueError(f"a duration is a string such as 90s or 1h30m, not {type(value).__name__}")

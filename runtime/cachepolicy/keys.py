@@ -1,0 +1,129 @@
+"""The layout of everything in Redis.
+
+``P`` is the prefix, ``<namespace>/<name>`` of the policy. Every part that comes from outside is
+percent-encoded (RFC 3986, only unreserved characters stay), so that no tenant can break out of a hash tag,
+a pattern of an ACL or another tenant's keys; an empty part is refused.
+
+====================================  ======  =========================================================
+key                                   type    content
+====================================  ======  =========================================================
+``P:s:<id hash>``                     hash    one session
+``P:su:<tenant>/<user>``              zset    id hashes of a user's sessions, scored by expiry (ms)
+``P:l:<limit>:<window ms>:<by>``      hash    the sub-buckets of one window of one limit
+``P:c:{<scope>}:r:<provider>:<d>``    string  one cached response
+``P:c:{<scope>}:e:<model>:<d>``       string  one cached embedding
+``P:ack``                             zset    member → server time (ms) of its last acknowledgement
+``P:ack:<member>``                    string  its acknowledgement, JSON, for 10 s
+``P:stamps``                          hash    purge stamps
+``P:epoch``                           string  made once by whoever finds it missing: tells a lost store
+``cpctl:P:policy``                    string  the policy document; Core reads and cannot write it
+``P:wake``                            channel empty message: look at the document and the stamps now
+====================================  ======  =========================================================
+
+The last six are control keys: on the state server, else on the cache server. Only they have no TTL
+(acknowledgements expire).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from cachepolicy.identity import Identity
+
+PREFIX_PATTERN = r"^[a-z0-9][a-z0-9./:-]{0,127}$"
+#: The scope tag of what all tenants share. ``@`` is never left in an encoded part.
+GLOBAL_SCOPE = "@"
+SLOTS = 16384
+
+
+def encode(part: str) -> str:
+    """``part`` as one unambiguous piece of a key; raises ``ValueError`` when it is empty."""
+    if not part:
+        raise ValueError("a part of a Redis key must not be empty")
+    return quote(part, safe="", errors="surrogatepass")
+
+
+def tenant_scope(tenant: str) -> str:
+    """The hash tag of everything cached for one tenant."""
+    return encode(tenant)
+
+
+def by_value(kind: str, value: str) -> str:
+    """One pair of a limit's key, such as ``tenant=acme``."""
+    return f"{kind.lower()}={encode(value)}"
+
+
+@dataclass(frozen=True)
+class KeyLayout:
+    """Key names below one prefix."""
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(PREFIX_PATTERN, self.prefix):
+            raise ValueError(
+                f"key prefix {self.prefix!r} must start with a lower-case letter or digit and hold only "
+                "lower-case letters, digits and . / : -"
+            )
+
+    @classmethod
+    def of_policy(cls, namespace: str, name: str) -> KeyLayout:
+        return cls(f"{namespace}/{name}")
+
+    def session(self, id_hash: str) -> str:
+        return f"{self.prefix}:s:{encode(id_hash)}"
+
+    def user_sessions(self, identity: Identity) -> str:
+        """The index of a user's sessions; raises ``ValueError`` where the identity has no user."""
+        return f"{self.prefix}:su:{encode(identity.tenant)}/{encode(identity.user or '')}"
+
+    def limit(self, name: str, window_ms: int, by: Iterable[str]) -> str:
+        """One window of one limit; ``by`` are pairs made by :func:`by_value`, in the limit's order."""
+        return f"{self.prefix}:l:{encode(name)}:{window_ms}:{'&'.join(by)}"
+
+    def response(self, scope: str, provider: str, digest: str) -> str:
+        return f"{self.prefix}:c:{{{scope}}}:r:{encode(provider)}:{digest}"
+
+    def embedding(self, scope: str, model: str, digest: str) -> str:
+        return f"{self.prefix}:c:{{{scope}}}:e:{encode(model)}:{digest}"
+
+    @property
+    def acknowledgements(self) -> str:
+        return f"{self.prefix}:ack"
+
+    def acknowledgement(self, member: str) -> str:
+        return f"{self.prefix}:ack:{member}"
+
+    @property
+    def stamps(self) -> str:
+        return f"{self.prefix}:stamps"
+
+    @property
+    def epoch(self) -> str:
+        return f"{self.prefix}:epoch"
+
+    @property
+    def document(self) -> str:
+        return f"cpctl:{self.prefix}:policy"
+
+    @property
+    def wake_channel(self) -> str:
+        return f"{self.prefix}:wake"
+
+
+def slot(key: str) -> int:
+    """The Redis Cluster slot of ``key`` (CRC16-XMODEM of its hash tag, Redis Cluster specification)."""
+    start = key.find("{")
+    if start >= 0:
+        end = key.find("}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    crc = 0
+    for byte in key.encode():
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = ((crc << 1) ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
+    return crc % SLOTS
