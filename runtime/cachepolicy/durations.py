@@ -32,7 +32,7 @@ class Duration:
     @classmethod
     def parse(cls, text: str) -> Duration:
         """Read ``text``; raises ``ValueError`` with what is allowed."""
-        if len(text) > MAX_LENGTH or not _WHOLE.match(text):
+        if len(text) > MAX_LENGTH or not _WHOLE.fullmatch(text):
             raise ValueError(
                 f"{text[:40]!r} is not a duration: write whole numbers with the units h, m, s and ms, "
                 "such as 90s, 1h30m or 720h (days are written in hours)"

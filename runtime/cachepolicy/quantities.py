@@ -38,7 +38,7 @@ class Quantity:
     def parse(cls, text: str | int) -> Quantity:
         """Read ``text``; raises ``ValueError`` with what is allowed. Negative amounts are refused."""
         spelling = str(text)
-        match = _FORM.match(spelling) if len(spelling) <= MAX_LENGTH else None
+        match = _FORM.fullmatch(spelling) if len(spelling) <= MAX_LENGTH else None
         if match is None or (match[2] and match[3]):
             raise ValueError(
                 f"{spelling[:40]!r} is not a quantity: write a number that is not negative with a suffix "
