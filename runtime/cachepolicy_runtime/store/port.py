@@ -51,12 +51,10 @@ class LimitCheck:
     Attributes:
         rates: one or more windows that all have to hold.
         weight: units this request costs (≥ 1).
-        enforce: False counts and reports, and never refuses the request.
     """
 
     rates: tuple[WindowRate, ...]
     weight: int = 1
-    enforce: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Admission:
     """The decision over all checks: counted in all of them, or in none.
 
     Attributes:
-        admitted: every enforced check had room.
+        admitted: every check had room.
         states: per check, per rate, in the order asked.
     """
 
@@ -91,10 +89,7 @@ class LimitStore(Protocol):
     """Counts what was admitted."""
 
     async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
-        """Decide all checks at once and count the request in all of them, or in none.
-
-        A check that is not enforced and has no room is left uncounted, as it would be if it were enforced.
-        """
+        """Decide all checks at once and count the request in all of them, or in none."""
         ...
 
 
@@ -197,7 +192,7 @@ class CacheStore(Protocol):
 
     async def put(self, key: str, value: bytes, ttl_ms: int) -> None: ...
 
-    async def mput(self, items: Sequence[CacheItem]) -> None:
+    async def mput(self, entries: Sequence[CacheItem]) -> None:
         """Store all of them, one round trip; in an outage some may be stored and others not."""
         ...
 

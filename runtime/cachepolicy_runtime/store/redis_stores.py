@@ -1,0 +1,152 @@
+"""The four ports over Redis: each method is one command or one script, in one round trip."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+
+from cachepolicy.acknowledgement import LIFETIME_MS
+from cachepolicy.keys import KeyLayout
+from cachepolicy_runtime.store.link import Argument, Reply
+from cachepolicy_runtime.store.port import (
+    Admission,
+    Beat,
+    CacheItem,
+    LimitCheck,
+    RateState,
+    SessionRead,
+    SessionRecord,
+    SessionSaved,
+    SessionWrite,
+)
+from cachepolicy_runtime.store.redis import RedisTransport
+from cachepolicy_runtime.store.replies import blob, blob_or_none, integer, items
+
+
+class RedisLimitStore:
+    """Sliding windows in hashes; see ``scripts/admit.lua``."""
+
+    def __init__(self, transport: RedisTransport) -> None:
+        self._transport = transport
+
+    async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
+        keys: list[str] = []
+        args: list[Argument] = []
+        for check in checks:
+            for rate in check.rates:
+                keys.append(rate.key)
+                args += (rate.limit, rate.window_ms, check.weight)
+        numbers = [integer(reply) for reply in items(await self._transport.script("admit", keys, args))]
+        triples = iter(zip(numbers[1::3], numbers[2::3], numbers[3::3], strict=True))
+        states = tuple(tuple(RateState(*next(triples)) for _ in check.rates) for check in checks)
+        return Admission(numbers[0] == 1, states)
+
+
+class RedisSessionStore:
+    """Sessions in hashes, a user's sessions in a sorted set; see ``scripts/session_*.lua``."""
+
+    def __init__(self, transport: RedisTransport, keys: KeyLayout) -> None:
+        self._transport = transport
+        self._epoch = keys.epoch
+
+    async def load(self, key: str, *, idle_ms: int, absolute_ms: int) -> SessionRead:
+        reply = items(
+            await self._transport.script("session_load", [key, self._epoch], [idle_ms, absolute_ms, _nonce()])
+        )
+        epoch = blob(reply[0]).decode()
+        if len(reply) == 1:
+            return SessionRead(epoch, None)
+        return SessionRead(epoch, SessionRecord(blob(reply[1]), integer(reply[2]), integer(reply[3])))
+
+    async def save(self, key: str, write: SessionWrite) -> SessionSaved:
+        keys = [key, self._epoch, *(name for name in (write.index, write.replaces) if name is not None)]
+        args: list[Argument] = [
+            write.data,
+            write.expected_version,
+            write.idle_ms,
+            write.absolute_ms,
+            write.age_ms,
+            _nonce(),
+            int(write.index is not None),
+            int(write.replaces is not None),
+        ]
+        epoch, saved, version = items(await self._transport.script("session_save", keys, args))
+        return SessionSaved(integer(saved) == 1, integer(version), blob(epoch).decode())
+
+    async def destroy(self, keys: Sequence[str]) -> int:
+        return integer(await self._transport.script("session_destroy", keys, [])) if keys else 0
+
+    async def destroy_owned(self, index: str) -> int:
+        return integer(await self._transport.script("session_destroy_owned", [index], []))
+
+
+class RedisCacheStore:
+    """Plain strings with a time to live."""
+
+    def __init__(self, transport: RedisTransport) -> None:
+        self._transport = transport
+
+    async def get(self, key: str) -> bytes | None:
+        return blob_or_none(await self._transport.call("GET", key))
+
+    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not keys:
+            return []
+        return [blob_or_none(reply) for reply in items(await self._transport.call("MGET", *keys))]
+
+    async def put(self, key: str, value: bytes, ttl_ms: int) -> None:
+        await self._transport.call("SET", key, value, "PX", ttl_ms)
+
+    async def mput(self, entries: Sequence[CacheItem]) -> None:
+        await self._transport.pipeline([("SET", item.key, item.value, "PX", item.ttl_ms) for item in entries])
+
+    async def delete(self, *keys: str) -> None:
+        if keys:
+            await self._transport.call("UNLINK", *keys)
+
+
+class RedisControlStore:
+    """The control keys, on the state server or, where there is none, on the cache server."""
+
+    def __init__(self, transport: RedisTransport, keys: KeyLayout) -> None:
+        self._transport = transport
+        self._keys = keys
+
+    async def stamps(self) -> dict[str, str]:
+        return await self.set_stamps(())
+
+    async def set_stamps(self, fields: Sequence[str]) -> dict[str, str]:
+        return _pairs(await self._transport.script("stamps", [self._keys.stamps], [_nonce(), *fields]))
+
+    async def wake(self) -> None:
+        await self._transport.call("PUBLISH", self._keys.wake_channel, b"")
+
+    async def acknowledge(self, member: str, record: bytes) -> Beat:
+        keys = [self._keys.acknowledgements, self._keys.acknowledgement(member), self._keys.epoch]
+        live, epoch = items(
+            await self._transport.script("acknowledge", keys, [member, record, LIFETIME_MS, _nonce()])
+        )
+        return Beat(integer(live), blob(epoch).decode())
+
+    async def withdraw(self, member: str) -> None:
+        await self._transport.pipeline(
+            [
+                ("ZREM", self._keys.acknowledgements, member),
+                ("DEL", self._keys.acknowledgement(member)),
+            ]
+        )
+
+    async def document(self) -> bytes | None:
+        return blob_or_none(await self._transport.call("GET", self._keys.document))
+
+    def wakes(self) -> AsyncIterator[None]:
+        return self._transport.listen(self._keys.wake_channel)
+
+
+def _nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def _pairs(reply: Reply) -> dict[str, str]:
+    flat = [blob(item).decode() for item in items(reply)]
+    return dict(zip(flat[::2], flat[1::2], strict=True))
