@@ -11,6 +11,7 @@ import re
 
 KEY_PATTERN = r"^[a-z][a-z0-9-]*$"
 VALUE_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+ONE_LINE = "a value holds no newline or other control character: write it on one line"
 MAX_KEY_LENGTH = 64
 MAX_VALUE_LENGTH = 1024
 MAX_DIRECTIVES = 64

@@ -17,6 +17,10 @@ from pydantic_core import CoreSchema, core_schema
 
 PATTERN = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 MAX_LENGTH = 20
+FORM = (
+    "not a duration: write whole numbers with the units h, m, s and ms, such as 90s, 1h30m or 720h "
+    "(days are written in hours)"
+)
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _WHOLE = re.compile(PATTERN)
@@ -33,10 +37,7 @@ class Duration:
     def parse(cls, text: str) -> Duration:
         """Read ``text``; raises ``ValueError`` with what is allowed."""
         if len(text) > MAX_LENGTH or not _WHOLE.fullmatch(text):
-            raise ValueError(
-                f"{text[:40]!r} is not a duration: write whole numbers with the units h, m, s and ms, "
-                "such as 90s, 1h30m or 720h (days are written in hours)"
-            )
+            raise ValueError(f"{text[:40]!r} is {FORM}")
         return cls(sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
 
     @property
@@ -62,7 +63,12 @@ class Duration:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "string", "maxLength": MAX_LENGTH, "pattern": PATTERN}
+        # A rule, not a pattern: of that one a person would see nothing but the regular expression.
+        return {
+            "type": "string",
+            "maxLength": MAX_LENGTH,
+            "x-kubernetes-validations": [{"rule": f'self.matches(r"{PATTERN}")', "message": FORM}],
+        }
 
     @classmethod
     def _validate(cls, value: Any) -> Duration:

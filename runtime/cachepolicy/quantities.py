@@ -17,6 +17,10 @@ from pydantic_core import CoreSchema, core_schema
 
 MAX_LENGTH = 24
 PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2}|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+FORM = (
+    "not a quantity: write a number that is not negative with a suffix such as Ki, Mi, Gi, k, M, G or m, "
+    "for example 128Mi"
+)
 
 _SUFFIXES = {
     "": Decimal(1),
@@ -40,10 +44,7 @@ class Quantity:
         spelling = str(text)
         match = _FORM.fullmatch(spelling) if len(spelling) <= MAX_LENGTH else None
         if match is None or (match[2] and match[3]):
-            raise ValueError(
-                f"{spelling[:40]!r} is not a quantity: write a number that is not negative with a suffix "
-                "such as Ki, Mi, Gi, k, M, G or m, for example 128Mi"
-            )
+            raise ValueError(f"{spelling[:40]!r} is {FORM}")
         return cls(Decimal(match[1] + (match[2] or "")) * _SUFFIXES[match[3] or ""], spelling)
 
     @property
@@ -67,11 +68,13 @@ class Quantity:
         return {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
-            "pattern": PATTERN,
             "maxLength": MAX_LENGTH,
-            # A pattern does not look at integers.
+            # A pattern would not look at integers, and say nothing but the regular expression.
             "x-kubernetes-validations": [
-                {"rule": "type(self) != int || self >= 0", "message": "a quantity must not be negative"}
+                {
+                    "rule": f'type(self) == int ? self >= 0 : string(self).matches(r"{PATTERN}")',
+                    "message": FORM,
+                }
             ],
         }
 

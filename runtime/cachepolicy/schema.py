@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 
 class ApiModel(BaseModel):
@@ -31,6 +34,35 @@ def cel_rules(*rules: dict[str, str]) -> dict[str, Any]:
 def validated(*rules: dict[str, str]) -> ConfigDict:
     """Rules as the ``model_config`` of a model."""
     return ConfigDict(json_schema_extra=cel_rules(*rules))
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Marks a string (``Annotated[str, Matching(…)]``) that must match ``pattern`` as a whole.
+
+    A rule instead of the schema's ``pattern``, of which a person would see nothing but the regular expression.
+    """
+
+    pattern: str
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema) | cel_rules(cel(cel_matches("self", self.pattern), self.message))
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"{value[:40]!r}: {self.message}")
+        return value
+
+
+def cel_matches(subject: str, pattern: str) -> str:
+    """The CEL expression that ``subject`` matches ``pattern``, which holds no double quote."""
+    return f'{subject}.matches(r"{pattern}")'
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,32 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
-from cachepolicy import directives, names
+from cachepolicy import directives, durations, names
 from cachepolicy.durations import Duration
 from cachepolicy.names import Role
 from cachepolicy.quantities import Quantity
-from cachepolicy.schema import ApiModel, FieldError, cel, cel_rules, field_errors, validated
+from cachepolicy.schema import (
+    ApiModel,
+    FieldError,
+    Matching,
+    cel,
+    cel_matches,
+    cel_rules,
+    field_errors,
+    validated,
+)
 
 SECTIONS = ("sessions", "rateLimits", "responseCache", "embeddingCache")
 STATE_SECTIONS = ("sessions", "rateLimits")
@@ -29,16 +48,31 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Stamp = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 _POSITIVE = "must be longer than 0s"
+_SELF_IS_DURATION = cel_matches("self", durations.PATTERN)
 
 
-def _positive(value: Duration) -> Duration:
-    if value.milliseconds <= 0:
-        raise ValueError(_POSITIVE)
-    return value
+class _Positive:
+    """Marks a duration that must be longer than nothing."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        form = handler(schema)
+        # What is no duration has its own message: duration() would add one about types.
+        rule = cel(f"!{_SELF_IS_DURATION} || duration(self) > duration('0s')", _POSITIVE)
+        return form | cel_rules(*form["x-kubernetes-validations"], rule)
+
+    @staticmethod
+    def _check(value: Duration) -> Duration:
+        if value.milliseconds <= 0:
+            raise ValueError(_POSITIVE)
+        return value
 
 
-def _positive_rule(field: str) -> dict[str, str]:
-    return cel(f"!has(self.{field}) || duration(self.{field}) > duration('0s')", f"{field} {_POSITIVE}")
+PositiveDuration = Annotated[Duration, _Positive()]
 
 
 class StoreFailure(StrEnum):
@@ -112,10 +146,14 @@ class Storage(ApiModel):
             "Create a CachePolicy of another name with the new class and move Core to it",
         ),
         cel(
+            "!isQuantity(string(self.size)) || "
             "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
             "storage.size can only grow: a volume does not shrink",
         ),
-        cel("quantity(string(self.size)).isGreaterThan(quantity('0'))", "storage.size must be more than 0"),
+        cel(
+            "!isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('0')) != 0",
+            "storage.size must be more than 0",
+        ),
     )
 
     size: Quantity = Field(description="Requested size of the volume. It can only grow.")
@@ -135,7 +173,9 @@ class Storage(ApiModel):
 
 
 DirectiveValue = Annotated[
-    str, StringConstraints(max_length=directives.MAX_VALUE_LENGTH, pattern=directives.VALUE_PATTERN)
+    str,
+    StringConstraints(max_length=directives.MAX_VALUE_LENGTH),
+    Matching(directives.VALUE_PATTERN, directives.ONE_LINE),
 ]
 DirectiveMap = Annotated[
     dict[str, DirectiveValue],
@@ -193,13 +233,21 @@ class CacheServer(ServerSpec):
     """The server of cached responses and embeddings: evicts what is used least (allkeys-lfu), memory only."""
 
 
+Image = Annotated[
+    str,
+    StringConstraints(max_length=512),
+    Matching(
+        r"^[a-zA-Z0-9][^\s]*$",
+        "an image is written without spaces, for example docker.io/library/redis:8.2",
+    ),
+]
+
+
 class ManagedRedis(ApiModel):
     """Redis run by the operator: one server for state and one for cache, each only where a section needs it."""
 
-    image: str | None = Field(
+    image: Image | None = Field(
         default=None,
-        max_length=512,
-        pattern=r"^[a-zA-Z0-9][^\s]*$",
         description="Image of Redis (7.0 or newer) or Valkey (8 or newer); the operator's default when absent.",
     )
     image_pull_policy: ImagePullPolicy = Field(
@@ -247,7 +295,19 @@ class Core(ApiModel):
 
 _HOST_PREFIX = "a cookie named __Host-… or __Secure-… needs secure: true (browsers drop it otherwise)"
 _NONE_SECURE = "sameSite: None needs secure: true (browsers drop the cookie otherwise)"
+_IDLE_OF_SELF = "(has(self.idleTimeout) ? self.idleTimeout : '30m')"
+_ABSOLUTE_OF_SELF = "(has(self.absoluteTimeout) ? self.absoluteTimeout : '12h')"
 _IDLE = "idleTimeout must not be longer than absoluteTimeout"
+
+
+CookieName = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    Matching(
+        r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        "the name of a cookie holds letters, digits and !#$%&'*+.^_`|~- and is not empty (RFC 6265)",
+    ),
+]
 
 
 class Cookie(ApiModel):
@@ -265,10 +325,8 @@ class Cookie(ApiModel):
         ),
     )
 
-    name: str = Field(
+    name: CookieName = Field(
         default="__Host-session",
-        max_length=64,
-        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
         description="Name of the cookie. Default __Host-session.",
     )
     same_site: SameSite = Field(default=SameSite.LAX, description="SameSite attribute. Default Lax.")
@@ -287,20 +345,18 @@ class Sessions(ApiModel):
     """Sessions that survive a pod."""
 
     model_config = validated(
-        _positive_rule("idleTimeout"),
-        _positive_rule("absoluteTimeout"),
         cel(
-            "duration(has(self.idleTimeout) ? self.idleTimeout : '30m') <= "
-            "duration(has(self.absoluteTimeout) ? self.absoluteTimeout : '12h')",
+            f"[{_IDLE_OF_SELF}, {_ABSOLUTE_OF_SELF}].exists(d, !{cel_matches('d', durations.PATTERN)}) || "
+            f"duration({_IDLE_OF_SELF}) <= duration({_ABSOLUTE_OF_SELF})",
             _IDLE,
         ),
     )
 
-    idle_timeout: Duration = Field(
+    idle_timeout: PositiveDuration = Field(
         default=Duration.parse("30m"),
         description="A session ends when it was not used for this long. Default 30m.",
     )
-    absolute_timeout: Duration = Field(
+    absolute_timeout: PositiveDuration = Field(
         default=Duration.parse("12h"), description="A session ends this long after it began. Default 12h."
     )
     max_bytes: Quantity = Field(
@@ -312,8 +368,6 @@ class Sessions(ApiModel):
         "the replica, Deny answers 503. Default ReadOnly.",
     )
     cookie: Cookie = Field(default=Cookie(), description="The session cookie.")
-
-    _durations = field_validator("idle_timeout", "absolute_timeout")(_positive)
 
     @model_validator(mode="after")
     def _idle_within_absolute(self) -> Self:
@@ -334,29 +388,51 @@ class By(ApiModel):
 class Rate(ApiModel):
     """So many requests in so long a window."""
 
-    model_config = validated(_positive_rule("window"))
-
     limit: int = Field(ge=1, le=1_000_000_000, description="Requests admitted in any window of this length.")
-    window: Duration = Field(description="Length of the sliding window, for example 1m.")
+    window: PositiveDuration = Field(description="Length of the sliding window, for example 1m.")
 
-    _window = field_validator("window")(_positive)
+
+PathGlob = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    Matching(
+        "^/[^\\x00-\\x1f\\x7f]*$", "a path begins with / and holds no control characters, for example /v1/**"
+    ),
+]
+Method = Annotated[
+    str,
+    StringConstraints(max_length=16),
+    Matching("^[A-Z]+$", "a method is written in capitals, such as POST"),
+]
 
 
 class Match(ApiModel):
     """Which requests a limit applies to. Absent parts match everything."""
 
-    paths: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256, pattern="^/")], ...] = Field(
+    paths: tuple[PathGlob, ...] = Field(
         default=(),
         max_length=16,
         description="Paths, as globs: * matches within one segment, ** any number of them.",
     )
-    methods: tuple[Annotated[str, StringConstraints(max_length=16, pattern="^[A-Z]+$")], ...] = Field(
-        default=(), max_length=16, description="HTTP methods, in capitals."
-    )
+    methods: tuple[Method, ...] = Field(default=(), max_length=16, description="HTTP methods, in capitals.")
+
+
+_BY_ONCE = "each type may stand in by only once"
+_OWN_WINDOW = "each rate needs a window of its own"
+_IS_WINDOW = cel_matches("r.window", durations.PATTERN)
 
 
 class RateLimit(ApiModel):
     """A limit over all replicas together."""
+
+    model_config = validated(
+        cel("self.by.all(p, self.by.exists_one(q, q.type == p.type))", _BY_ONCE),
+        cel(
+            f"self.rates.exists(r, !{_IS_WINDOW}) || "
+            "self.rates.all(r, self.rates.exists_one(s, duration(s.window) == duration(r.window)))",
+            _OWN_WINDOW,
+        ),
+    )
 
     by: tuple[By, ...] = Field(
         min_length=1,
@@ -377,14 +453,14 @@ class RateLimit(ApiModel):
     @classmethod
     def _each_once(cls, value: tuple[By, ...]) -> tuple[By, ...]:
         if len({part.type for part in value}) != len(value):
-            raise ValueError("each type may stand in by only once")
+            raise ValueError(_BY_ONCE)
         return value
 
     @field_validator("rates")
     @classmethod
     def _windows_differ(cls, value: tuple[Rate, ...]) -> tuple[Rate, ...]:
         if len({rate.window for rate in value}) != len(value):
-            raise ValueError("each rate needs a window of its own")
+            raise ValueError(_OWN_WINDOW)
         return value
 
 
@@ -397,25 +473,16 @@ _LIMIT_NAME = "the name of a limit is a lower-case DNS label of at most 40 chara
 class ModelCache(ApiModel):
     """How long the answers of one model are kept."""
 
-    model_config = validated(_positive_rule("ttl"))
-
-    ttl: Duration = Field(description="Time to live.")
-
-    _ttl = field_validator("ttl")(_positive)
+    ttl: PositiveDuration = Field(description="Time to live.")
 
 
 class ProviderCache(ApiModel):
     """How long the answers of one provider are kept."""
 
-    model_config = validated(_positive_rule("ttl"))
-
-    ttl: Duration | None = Field(default=None, description="Time to live; the cache's own when absent.")
+    ttl: PositiveDuration | None = Field(
+        default=None, description="Time to live; the cache's own when absent."
+    )
     models: dict[ModelName, ModelCache] = Field(default={}, max_length=64, description="By model.")
-
-    @field_validator("ttl")
-    @classmethod
-    def _ttl(cls, value: Duration | None) -> Duration | None:
-        return None if value is None else _positive(value)
 
 
 class Cacheable(ApiModel):
@@ -435,15 +502,11 @@ class Cacheable(ApiModel):
 class ResponseCache(ApiModel):
     """Complete LLM answers, kept per tenant."""
 
-    model_config = validated(_positive_rule("ttl"))
-
-    ttl: Duration = Field(default=Duration.parse("10m"), description="Time to live. Default 10m.")
+    ttl: PositiveDuration = Field(default=Duration.parse("10m"), description="Time to live. Default 10m.")
     providers: dict[ModelName, ProviderCache] = Field(
         default={}, max_length=16, description="Times to live by provider and model."
     )
     cacheable: Cacheable = Field(default=Cacheable(), description="Which answers are stored.")
-
-    _ttl = field_validator("ttl")(_positive)
 
     def ttl_for(self, provider: str, model: str | None) -> Duration:
         """The most specific time to live: of the model, of the provider, of the cache."""
@@ -457,11 +520,7 @@ class ResponseCache(ApiModel):
 class EmbeddingCache(ApiModel):
     """Embeddings, kept per tenant and item."""
 
-    model_config = validated(_positive_rule("ttl"))
-
-    ttl: Duration = Field(default=Duration.parse("720h"), description="Time to live. Default 720h.")
-
-    _ttl = field_validator("ttl")(_positive)
+    ttl: PositiveDuration = Field(default=Duration.parse("720h"), description="Time to live. Default 720h.")
 
 
 class Purge(ApiModel):
