@@ -24,8 +24,7 @@ COPY operator operator
 COPY runtime runtime
 # Most of the Kubernetes client's bytecode is models that nothing here ever imports: 35 MB.
 RUN /opt/uv/bin/uv sync --frozen --no-dev --no-editable --extra operator \
- && rm -rf /opt/cachepolicy/lib/python3.11/site-packages/kubernetes/client/models/__pycache__ \
-           /opt/cachepolicy/lib/python3.11/site-packages/kubernetes/aio/client/models/__pycache__
+ && find /opt/cachepolicy -path '*/kubernetes/*/models/__pycache__/[!_]*' -delete
 
 FROM build AS build-core
 RUN /opt/uv/bin/uv sync --frozen --no-dev --no-install-project --extra gateway

@@ -65,6 +65,10 @@ $(BIN)/uv:
 demo: setup ## Watch the whole product on this machine: embedded Valkey, two replicas, outages
 	@$(BIN)/python -m cachepolicy_operator.demo
 
+.PHONY: compose-files
+compose-files: setup ## Write the files that manifests/compose mounts; POLICY=file.yaml for another policy
+	$(BIN)/python manifests/compose/prepare.py $(POLICY)
+
 ##@ Develop
 
 .PHONY: test
@@ -75,7 +79,7 @@ test: setup ## Unit and store tests (memory, fakeredis, embedded Valkey, redis-s
 check: setup ## Format, lint, types, import contracts, CRD drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy operator runtime tests
+	$(BIN)/mypy operator runtime tests manifests/compose
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m cachepolicy.crd --check
 
