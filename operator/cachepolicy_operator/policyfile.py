@@ -83,14 +83,18 @@ Found = PolicyManifest | Skipped | tuple[Problem, ...]
 
 
 def _documents(text: str) -> Iterator[Found]:
-    loader = _StrictLoader(text)
+    try:
+        loader = _StrictLoader(text)
+    except yaml.YAMLError as error:  # characters that no YAML may hold
+        yield (Problem(1, "", f"not YAML: {error}".partition("\n")[0]),)
+        return
     try:
         while loader.check_node():
             if (node := loader.get_node()) is not None:
                 yield from _document(loader, node)
     except yaml.MarkedYAMLError as error:
         yield (_syntax(error),)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, such as 2026-99-99
         yield (Problem(1, "", f"not YAML: {error}"),)
     finally:
         loader.dispose()
@@ -205,6 +209,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> Any:
     seen: set[str] = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
         if key.value in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark

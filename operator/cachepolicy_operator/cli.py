@@ -1,0 +1,162 @@
+"""``kubectl-cachepolicy``: what a person does with CachePolicies beside ``kubectl``.
+
+As ``kubectl-cachepolicy`` on PATH it is also ``kubectl cachepolicy``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cachepolicy.document import Endpoint
+from cachepolicy.names import Role
+from cachepolicy_operator import render, validate
+from cachepolicy_operator.settings import DEFAULT_REDIS_IMAGE
+
+OK, WRONG, USAGE = 0, 1, 2
+_EXIT_CODES = """\
+exit codes:
+  0  everything asked for was done; every file is valid
+  1  a CachePolicy is wrong, or the stack could not run; the reason is on standard error
+  2  wrong use, or a file that cannot be read
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except validate.UnreadableFileError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # the reader (head, less) has left
+        sys.stderr.close()
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kubectl-cachepolicy",
+        description="Check CachePolicies, see what the operator makes of them, and run one on this machine.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_validate(_verb(verbs, "validate", "check files offline, by the same rules as the operator's"))
+    _add_render(_verb(verbs, "render", "print every object that the operator makes of a CachePolicy"))
+    _add_dev(_verb(verbs, "dev", "run a CachePolicy here: Redis, two replicas of Core, a stand-in provider"))
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ validate
+
+
+def _add_validate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "files", nargs="+", metavar="FILE", help="YAML of one or more documents; - is standard input"
+    )
+    verb.set_defaults(run=_validate)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    return OK if validate.validate(options.files, sys.stdout, sys.stderr) else WRONG
+
+
+# -------------------------------------------------------------------------------------------------- render
+
+
+def _add_render(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", metavar="FILE", help="YAML with one CachePolicy; - is standard input")
+    verb.add_argument(
+        "--only", choices=render.PARTS, help="print this file's content alone, without the object around it"
+    )
+    verb.add_argument(
+        "--default-image",
+        default=DEFAULT_REDIS_IMAGE,
+        help="where spec.redis.managed.image is absent (%(default)s)",
+    )
+    for role in Role:
+        verb.add_argument(
+            f"--{role}-url",
+            type=_url,
+            metavar="URL",
+            help=f"address of the {role} server in policy.json instead of its Service, such as redis://{role}:6379",
+        )
+    verb.set_defaults(run=_render)
+
+
+def _render(options: argparse.Namespace) -> int:
+    manifest = validate.one_policy(options.file, sys.stderr)
+    if manifest is None:
+        return WRONG
+    endpoints = {role: url for role in Role if (url := getattr(options, f"{role}_url"))}
+    objects = render.render_objects(manifest, options.default_image, endpoints)
+    if options.only is None:
+        for sentence in render.directives_left_out(manifest):
+            print(f"# {sentence}")
+        render.write_yaml(objects, sys.stdout)
+        return OK
+    try:
+        sys.stdout.write(render.render_part(objects, manifest.name, options.only))
+    except render.NoSuchPartError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    return OK
+
+
+def _url(text: str) -> str:
+    try:
+        return Endpoint(url=text).url
+    except ValidationError as error:
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise argparse.ArgumentTypeError(f"{reason}; such as redis://state:6379") from None
+
+
+# ----------------------------------------------------------------------------------------------------- dev
+
+
+def _add_dev(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", metavar="FILE", help="YAML with one CachePolicy; edits of it are followed")
+    verb.add_argument(
+        "--port", type=int, default=8080, help="port of the first replica on 127.0.0.1 (%(default)s)"
+    )
+    verb.add_argument(
+        "--replicas",
+        type=int,
+        default=2,
+        choices=range(1, 9),
+        metavar="1…8",
+        help="replicas of Core (%(default)s)",
+    )
+    verb.add_argument(
+        "--data", type=Path, help="data folder (default: below $XDG_STATE_HOME, by namespace and name)"
+    )
+    verb.add_argument("--upstream", metavar="URL", help="base URL of a real provider instead of the stand-in")
+    verb.add_argument("--upstream-api-key-file", type=Path, metavar="FILE", help="its API key")
+    verb.set_defaults(run=_dev)
+
+
+def _dev(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import dev
+
+    return OK if dev.run(options) else WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())
