@@ -77,7 +77,7 @@ def _walk_map(owned: Mapping[str, Any], want: Mapping[str, Any], live: Any, path
     for key, value in want.items():
         fields = owned.get(f"f:{key}")
         if fields is None:
-            yield f"{_text((*path, key))}: taken over or removed by another"
+            yield f"{_text((*path, key))}: not ours (new, or changed by another)"
         else:
             yield from _walk(fields, value, live.get(key), (*path, key))
     for entry in owned:
@@ -101,7 +101,7 @@ def _walk_list(owned: Mapping[str, Any], want: Sequence[Any], live: Any, path: P
         else:
             yield from _walk(fields, wanted[0], found[0], label)
     for item in unseen:
-        yield f"{_text((*path, _item_name(item)))}: taken over or removed by another"
+        yield f"{_text((*path, _item_name(item)))}: not ours (new, or changed by another)"
 
 
 def _pick(items: list[Any], entry: str) -> tuple[Any] | None:

@@ -20,7 +20,9 @@ SHUTDOWN_TIMEOUT: Final = 10
 # Snapshot after an hour with 1 change, 5 minutes with 100, 1 minute with 10,000: Redis's own default, written out.
 SAVE_POINTS: Final = "3600 1 300 100 60 10000"
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]+( [A-Za-z0-9_./:@%+,=-]+)*")
+# What needs no quotes. A value of several words is quoted as one argument, as CONFIG SET is given it: Redis 7.0 and
+# Valkey 9.1 split it themselves for the directives that take several (checked for all of them).
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
 
 
 def has_disk(spec: CachePolicySpec, role: Role) -> bool:
