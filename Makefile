@@ -21,13 +21,9 @@ DOCKER ?= docker
 KIND ?= kind
 KUBECTL ?= kubectl
 
-# uv keeps to this folder's environment, never fetches a Python, and trusts the certificates that pip was told of.
+# uv keeps to this folder's environment and never fetches a Python.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
-export SSL_CERT_FILE ?= $(PIP_CERT)
-ifeq ($(SSL_CERT_FILE),)
-unexport SSL_CERT_FILE
-endif
 
 ##@ Start here
 
@@ -40,7 +36,10 @@ help: ## List the targets
 .PHONY: setup
 setup: $(STAMP) ## Create .venv with everything in it (quick when nothing changed)
 
+# uv trusts the certificates that pip was told to trust. --inexact: uv and pip themselves stay.
 $(STAMP): pyproject.toml uv.lock $(BIN)/uv
+	@cert=$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(BIN)/python -m pip config list | sed -n "s/^global.cert='\(.*\)'/\1/p")}}; \
+	if [ -n "$$cert" ]; then export SSL_CERT_FILE="$$cert"; fi; \
 	$(BIN)/uv sync --quiet --frozen --all-extras --inexact
 	@touch $@
 
