@@ -1,0 +1,84 @@
+"""What the two caches have in common: the view that one request works with, and the counts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cachepolicy.keys import KeyLayout
+from cachepolicy.spec import EmbeddingCache, ResponseCache
+from cachepolicy.stamps import Scope
+from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.store.port import CacheStore
+
+#: How this cache calls itself in ``Cache-Status`` (RFC 9211).
+CACHE_NAME = "CachePolicy"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """One moment of the policy. A request takes it once and uses it to its end, whatever changes meanwhile.
+
+    Attributes:
+        responses, embeddings: the settings; None where the policy has no such cache.
+        stamp_of: the combined purge stamp of an entry's scope; None while a purge could have been missed.
+    """
+
+    layout: KeyLayout
+    store: CacheStore
+    secret: CacheSecret
+    responses: ResponseCache | None
+    embeddings: EmbeddingCache | None
+    stamp_of: Callable[[Scope], str | None]
+
+
+#: Asked once at the start of each request.
+ViewSource = Callable[[], CacheView]
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """Hits and misses of one provider in this process."""
+
+    hits: int = 0
+    misses: int = 0
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """``ratio`` is hits over lookups, None before the first."""
+        lookups = self.hits + self.misses
+        ratio = round(self.hits / lookups, 4) if lookups else None
+        return {"hits": self.hits, "misses": self.misses, "ratio": ratio}
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """What one cache did since this process started. Words are short reasons, never anything of a request."""
+
+    providers: dict[str, Tally] = field(default_factory=dict)
+    stored: int = 0
+    bypassed: Counter[str] = field(default_factory=Counter)
+    not_stored: Counter[str] = field(default_factory=Counter)
+    store_failures: int = 0
+
+    def of(self, provider: str | None) -> Tally:
+        return self.providers.setdefault(provider or "unnamed", Tally())
+
+    def as_dict(self) -> dict[str, object]:
+        total = Tally(
+            sum(tally.hits for tally in self.providers.values()),
+            sum(tally.misses for tally in self.providers.values()),
+        )
+        return {
+            **total.as_dict(),
+            "stored": self.stored,
+            "bypassed": dict(self.bypassed),
+            "notStored": dict(self.not_stored),
+            "storeFailures": self.store_failures,
+            "providers": {name: tally.as_dict() for name, tally in sorted(self.providers.items())},
+        }

@@ -1,0 +1,115 @@
+"""What tests of the caches share: a view over some store, and complete answers of a provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cachepolicy import KeyLayout
+from cachepolicy.spec import EmbeddingCache, Purge, ResponseCache
+from cachepolicy.stamps import Scope, combine
+from cachepolicy_runtime.answers import Answer
+from cachepolicy_runtime.caching import CacheView
+from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.store.memory import MemoryCacheStore
+from cachepolicy_runtime.store.port import CacheItem, CacheStore, StoreUnavailable
+
+SECRET = CacheSecret.derive(b"a key of a test, long enough")
+LAYOUT = KeyLayout("shop/core")
+
+
+@dataclass
+class Clock:
+    """Milliseconds that pass only when a test says so."""
+
+    ms: int = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@dataclass
+class Policy:
+    """What a test changes between two requests; ``view`` is what a request sees of it."""
+
+    store: CacheStore = field(default_factory=MemoryCacheStore)
+    secret: CacheSecret = SECRET
+    responses: ResponseCache | None = field(default_factory=ResponseCache)
+    embeddings: EmbeddingCache | None = field(default_factory=EmbeddingCache)
+    stamps: dict[str, str] | None = field(default_factory=lambda: {"all": "1"})
+    purge: Purge | None = None
+
+    def view(self) -> CacheView:
+        stamps, purge = self.stamps, self.purge
+
+        def stamp_of(scope: Scope) -> str | None:
+            return None if stamps is None else combine(scope, stamps, purge)
+
+        return CacheView(LAYOUT, self.store, self.secret, self.responses, self.embeddings, stamp_of)
+
+
+class AwayStore:
+    """A store that never answers, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def get(self, key: str) -> bytes | None:
+        raise self._away()
+
+    async def mget(self, keys: object) -> list[bytes | None]:
+        raise self._away()
+
+    async def put(self, key: str, value: bytes, ttl_ms: int) -> None:
+        raise self._away()
+
+    async def mput(self, items: object) -> None:
+        raise self._away()
+
+    async def delete(self, *keys: str) -> None:
+        raise self._away()
+
+    def _away(self) -> StoreUnavailable:
+        self.asked += 1
+        return StoreUnavailable("cache", "connection refused")
+
+
+class SpyStore(MemoryCacheStore):
+    """A memory store that shows what is in it and how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: dict[str, CacheItem] = {}
+        self.trips: list[str] = []
+
+    async def mget(self, keys: Any) -> list[bytes | None]:
+        self.trips.append("mget")
+        return await super().mget(keys)
+
+    async def put(self, key: str, value: bytes, ttl_ms: int) -> None:
+        self.items[key] = CacheItem(key, value, ttl_ms)
+        await super().put(key, value, ttl_ms)
+
+
+def answer(body: Mapping[str, Any], status: int = 200, content_type: str = "application/json") -> Answer:
+    return Answer(status, orjson.dumps(body), {"Content-Type": content_type})
+
+
+def chat_body(text: str = "Hello.", **changes: Any) -> dict[str, Any]:
+    """A complete chat completion; ``changes`` replace fields of its one choice."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+        **changes,
+    }
+    return {
+        "id": "c-1",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }
