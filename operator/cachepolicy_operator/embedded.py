@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
 LOG_NAME = "server.log"
+SOCKET_NAME = "redis.sock"
 #: ``sun_path`` holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 MAX_SOCKET_PATH = 103
 _KEEP_LOG_BYTES = 1 << 20
@@ -133,7 +134,7 @@ def start(launch: Launch, *, binary: Path | None = None, timeout: float = 30.0) 
         word, _, rest = _first_line(connection).partition(" ")
         if word == "ready":
             connection.settimeout(None)
-            return EmbeddedServer(folder, sockets / "redis.sock", int(rest), connection)
+            return EmbeddedServer(folder, sockets / SOCKET_NAME, int(rest), connection)
         connection.close()
         if word == "failed":
             raise EmbeddedError(_failure(launch, rest))
@@ -218,7 +219,7 @@ def _spawn(launch: Launch, binary: Path, sockets: Path) -> socket.socket | None:
             listener.bind(str(control))
             listener.listen(64)
             connection = _attach(control)
-            _run_supervisor(launch.command(binary, sockets / "redis.sock"), launch.folder, lock, listener)
+            _run_supervisor(launch.command(binary, sockets / SOCKET_NAME), launch.folder, lock, listener)
         except OSError as error:
             raise EmbeddedError(f"no Redis server could be started in {launch.folder}: {error}") from error
         finally:
