@@ -55,4 +55,4 @@ LABEL org.opencontainers.image.title="cachepolicy-core" org.opencontainers.image
 COPY --from=build-core /opt/cachepolicy /opt/cachepolicy
 EXPOSE 8080
 # The stand-in provider of the samples is in the same image: python -m cachepolicy_runtime.standin
-CMD ["cachepolicy-gateway"]
+CMD ["python", "-m", "cachepolicy_runtime.gateway", "--host", "0.0.0.0", "--port", "8080"]

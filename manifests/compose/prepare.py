@@ -8,8 +8,6 @@ policy: secrets stay as they are, and running replicas of Core follow the new do
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import time
@@ -26,13 +24,14 @@ from cachepolicy_operator.resources.acl import acl_file
 from cachepolicy_operator.resources.credentials import Credentials, FoundCredentials, random_token
 from cachepolicy_operator.resources.inputs import LiveDirective, ServerConfig
 from cachepolicy_operator.resources.redis_conf import redis_conf
+from cachepolicy_operator.stack import Person, api_keys
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = HERE.parent / "samples" / "core.yaml"
 # Services of docker-compose.yaml.
 ENDPOINTS = {role: f"redis://{role}:{names.REDIS_PORT}" for role in Role}
 # Whom the reference Core lets in: file with the key → what the key stands for.
-PEOPLE = {"alice": {"tenant": "acme", "user": "alice"}, "bob": {"tenant": "globex", "user": "bob"}}
+PEOPLE = {"alice": Person("acme", "alice"), "bob": Person("globex", "bob")}
 
 
 def prepare(manifest: PolicyManifest, target: Path, now_ms: int) -> PolicyDocument:
@@ -82,13 +81,13 @@ def _directives(spec: CachePolicySpec, role: Role) -> ServerConfig:
 
 
 def _api_keys(target: Path) -> str:
-    entries = {}
-    for person, identity in PEOPLE.items():
-        file = target / f"api-key-{person}"
+    people = {}
+    for name, person in PEOPLE.items():
+        file = target / f"api-key-{name}"
         key = _read(file) or random_token()
         _write(file, key)
-        entries[hashlib.sha256(key.encode()).hexdigest()] = identity
-    return json.dumps(entries, indent=2) + "\n"
+        people[key] = person
+    return api_keys(people)
 
 
 def _previous(file: Path) -> PolicyDocument | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import stat
@@ -135,6 +137,18 @@ def test_only_core_is_a_consumer() -> None:
         for name, item in deployments.items()
     }
     assert labelled == {"core": "core", "standin": None, "cachepolicy-operator": None}
+
+
+def test_the_sample_api_keys_are_the_ones_that_its_comment_names() -> None:
+    """They are samples and say so; only their hashes stand in the Secret."""
+    text = (MANIFESTS / "overlays/kind/core/api-keys.yaml").read_text()
+    people = re.findall(r"^#   (sample-key-\S+) +(\S+) +(\S+)$", text, re.MULTILINE)
+    entries = json.loads(yaml.safe_load(text)["stringData"]["keys.json"])
+    assert entries == {
+        hashlib.sha256(key.encode()).hexdigest(): {"tenant": tenant, "user": user}
+        for key, tenant, user in people
+    }
+    assert "Replace them" in text
 
 
 # --------------------------------------------------------------------------------------- consumer component
