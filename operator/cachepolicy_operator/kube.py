@@ -24,7 +24,7 @@ from kubernetes.aio import config as kubernetes_config
 from cachepolicy.names import FIELD_MANAGER
 from cachepolicy_operator import errors
 from cachepolicy_operator.events import EventType, event
-from cachepolicy_operator.kinds import EVENT, Kind, kind_of
+from cachepolicy_operator.kinds import EVENT, SECRET, Kind, kind_of
 
 READ_ATTEMPTS: Final = 3
 LONGEST_PAUSE: Final = 5.0
@@ -267,7 +267,9 @@ class Kube:
         finally:
             self._count(request, code, asyncio.get_running_loop().time() - start)
         if answer.status >= 300:
-            raise error_of(request.verb, request.target, answer.status, answer.body, answer.retry_after)
+            # A parser's complaint quotes what it could not read.
+            body = {} if request.kind is SECRET and answer.status == 400 else answer.body
+            raise error_of(request.verb, request.target, answer.status, body, answer.retry_after)
         return answer
 
     async def _exchange(self, request: _Request) -> _Answer:
