@@ -153,9 +153,9 @@ def _add_dev(verb: argparse.ArgumentParser) -> None:
 
 
 def _dev(options: argparse.Namespace) -> int:
-    from cachepolicy_operator import dev
+    from cachepolicy_operator.dev import run
 
-    return OK if dev.run(options) else WRONG
+    return OK if run(options) else WRONG
 
 
 if __name__ == "__main__":

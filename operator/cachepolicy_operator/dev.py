@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cachepolicy_operator import validate
 from cachepolicy_operator.embedded import EmbeddedError
 from cachepolicy_operator.errors import Stalled
-from cachepolicy_operator.local import Enforcement, LocalBackend
+from cachepolicy_operator.local import LocalBackend
 from cachepolicy_operator.local_files import LocalFilesError
 from cachepolicy_operator.policyfile import PolicyManifest
 from cachepolicy_operator.processes import ProcessError
@@ -66,7 +67,8 @@ async def _run(options: Namespace, manifest: PolicyManifest) -> None:
 async def _either(starting: asyncio.Future[None], stopped: asyncio.Event) -> None:
     """Wait for the start, or for a Ctrl-C during it."""
     waiting = asyncio.ensure_future(stopped.wait())
-    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [starting, waiting]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not starting.done():
         starting.cancel()
@@ -86,6 +88,10 @@ async def _follow(stack: Stack, file: str, manifest: PolicyManifest, stopped: as
             continue
 
 
+class _NotApplied(Exception):  # noqa: N818 - says what happened to the file
+    """The edited file cannot be applied."""
+
+
 class Follower:
     """One look after the other: at the file, at the servers and replicas, at who enforces what."""
 
@@ -95,7 +101,7 @@ class Follower:
         self._manifest = manifest
         self._tell = tell
         self._stamp = _stamp(file)
-        self._shown: Enforcement | None = None
+        self._shown = ""
         self._turns = 0
 
     async def turn(self) -> None:
@@ -109,28 +115,34 @@ class Follower:
         await self._show()
 
     async def _apply_edit(self) -> None:
+        backend = self._stack.backend
+        revision = backend.document.revision if backend.document is not None else ""
         try:
-            manifest = validate.one_policy(self._file, sys.stderr)
-        except validate.UnreadableFileError as error:
-            self._tell(str(error))
-            manifest = None
-        document = self._stack.backend.document
-        revision = document.revision if document is not None else ""
-        if manifest is None:
-            self._tell(f"the file is not applied; revision {revision} stays")
-        elif str(manifest) != str(self._manifest):
-            self._tell(
-                f"the file is now about {manifest}; {self._manifest} stays. Start dev anew for the other"
-            )
-        elif manifest != self._manifest:
-            try:
-                applied = await self._stack.backend.apply(manifest)
-            except (Stalled, EmbeddedError) as error:
-                self._tell(f"{error}\nthe file is not applied; revision {revision} stays")
+            manifest = self._read_edit()
+            if manifest == self._manifest:
                 return
-            self._manifest = manifest
-            if applied.revision != revision:
-                self._tell(f"revision {applied.revision} is out")
+            applied = await backend.apply(manifest)
+        except (_NotApplied, Stalled, EmbeddedError) as error:
+            self._tell(f"{error}\nThe file is not applied: revision {revision} stays.".strip())
+            return
+        self._manifest = manifest
+        if applied.revision != revision:
+            self._tell(f"revision {applied.revision} is out")
+
+    def _read_edit(self) -> PolicyManifest:
+        """The edited policy. Raises :class:`_NotApplied` with everything that is wrong with it."""
+        mistakes = io.StringIO()
+        try:
+            manifest = validate.one_policy(self._file, mistakes)
+        except validate.UnreadableFileError as error:
+            raise _NotApplied(str(error)) from error
+        if manifest is None:
+            raise _NotApplied(mistakes.getvalue().rstrip())
+        if str(manifest) != str(self._manifest):
+            raise _NotApplied(f"the file is now about {manifest}; start dev anew for it")
+        if refused := list(validate.refused_edits(self._manifest.spec, manifest.spec)):
+            raise _NotApplied("\n".join(refused))
+        return manifest
 
     async def _repair(self) -> None:
         await self._stack.backend.repair()
@@ -140,14 +152,13 @@ class Follower:
                 await replica.start()
 
     async def _show(self) -> None:
-        found = await self._stack.backend.enforcement(self._stack.pods)
-        if self._shown is None or (found.revision, found.lagging) != (
-            self._shown.revision,
-            self._shown.lagging,
-        ):
-            behind = f", waiting for {', '.join(found.lagging)}" if found.lagging else ""
-            self._tell(f"Enforced {found}: revision {found.revision}{behind}")
-        self._shown = found
+        said = await self._stack.backend.reported(self._stack.pods)
+        line = f"Enforced {said}: revision {said.revision}"
+        if said.found.lagging:
+            line += "; " + ", ".join(f"{pod} {why}" for pod, why in said.found.lagging.items())
+        if line != self._shown:
+            self._tell(line)
+        self._shown = line
 
 
 def _introduce(stack: Stack, manifest: PolicyManifest) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cachepolicy.acknowledgement import Acknowledgement, Member, lacking
+from cachepolicy.acknowledgement import Member
 from cachepolicy.document import PolicyDocument, build_document
 from cachepolicy.names import Role
+from cachepolicy_operator.enforcement import Enforcement, enforcement
 from cachepolicy_operator.local_files import LocalFiles
 from cachepolicy_operator.local_server import LocalServer, Settled
 from cachepolicy_operator.policyfile import PolicyManifest
@@ -25,25 +26,19 @@ from cachepolicy_operator.settings import DEFAULT_REDIS_IMAGE
 
 
 @dataclass(frozen=True)
-class Enforcement:
-    """Who enforces the document now.
-
-    A pod counts when it has a process and all its processes enforce every section of this very revision.
-    ``processes``: pod → pids of those that reported within 10 s.
-    """
+class Reported:
+    """What the processes of Core said last: who they are, and which pods enforce ``revision``."""
 
     revision: str
-    pods: int
-    enforced: int
-    lagging: tuple[str, ...]
-    processes: Mapping[str, tuple[int, ...]]
+    found: Enforcement
+    members: tuple[Member, ...]
 
     @property
     def complete(self) -> bool:
-        return self.enforced == self.pods
+        return self.found.enforced == self.found.replicas
 
     def __str__(self) -> str:
-        return f"{self.enforced}/{self.pods}"
+        return f"{self.found.enforced}/{self.found.replicas}"
 
 
 class LocalBackend:
@@ -112,12 +107,14 @@ class LocalBackend:
         if seen is not None and seen.document != self.document.to_json().encode():
             await self._publish(self.document)
 
-    async def enforcement(self, pods: Sequence[str]) -> Enforcement:
+    async def reported(self, pods: Sequence[str]) -> Reported:
         """Who of ``pods`` enforces the document, by what their processes last said."""
         if self.document is None:
             raise RuntimeError("no policy was applied")
         seen = await self._look_at_control()
-        return enforcement(self.document, pods, seen.acknowledgements if seen is not None else ())
+        reports = seen.acknowledgements if seen is not None else ()
+        found = enforcement(pods, reports, self.document)
+        return Reported(self.document.revision, found, tuple(member for member, _ in reports))
 
     async def close(self) -> None:
         """Stop the servers; their data stays."""
@@ -208,31 +205,3 @@ class LocalBackend:
                 await self.servers[document.control_role].publish(document.to_json())
         except RedisDownError as error:
             self._tell(f"the document was not published: {error}")
-
-
-def enforcement(
-    document: PolicyDocument,
-    pods: Sequence[str],
-    acknowledgements: Sequence[tuple[Member, Acknowledgement]],
-) -> Enforcement:
-    """Count the pods of which every process enforces all of ``document``."""
-    of_pod: dict[str, list[tuple[Member, Acknowledgement]]] = {pod: [] for pod in pods}
-    for member, acknowledgement in acknowledgements:
-        if member.pod in of_pod:
-            of_pod[member.pod].append((member, acknowledgement))
-    lagging = tuple(
-        pod
-        for pod, processes in of_pod.items()
-        if not processes or not all(_enforces(acknowledgement, document) for _, acknowledgement in processes)
-    )
-    return Enforcement(
-        document.revision,
-        len(pods),
-        len(pods) - len(lagging),
-        lagging,
-        {pod: tuple(member.pid for member, _ in processes) for pod, processes in of_pod.items()},
-    )
-
-
-def _enforces(acknowledgement: Acknowledgement, document: PolicyDocument) -> bool:
-    return acknowledgement.revision == document.revision and not lacking(acknowledgement, document.sections)

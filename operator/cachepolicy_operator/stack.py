@@ -83,6 +83,9 @@ class Replica:
     def running(self) -> bool:
         return self.process is not None and self.process.running
 
+    def last_words(self) -> str:
+        return self.process.last_words() if self.process is not None else ""
+
     async def start(self) -> None:
         """Returns when it listens. Raises :class:`ProcessError`."""
         await self.stop()  # its guard, where the process ended by itself

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cachepolicy.spec import CachePolicySpec
+from cachepolicy.names import Role
+from cachepolicy.spec import CachePolicySpec, Storage
 from cachepolicy_operator.errors import Stalled
 from cachepolicy_operator.policyfile import PolicyManifest, read_policies
 from cachepolicy_operator.resources import memory
@@ -39,6 +40,25 @@ def semantic_problems(spec: CachePolicySpec) -> Iterator[str]:
                 check(spec, role)
             except Stalled as refusal:
                 yield str(refusal)
+
+
+def refused_edits(before: CachePolicySpec, after: CachePolicySpec) -> Iterator[str]:
+    """What the API server's transition rules refuse of an edit; without one, the edit is fine."""
+    if Role.STATE not in before.roles or Role.STATE not in after.roles:
+        return
+    field = "spec.redis.managed.state.storage"
+    old, new = _storage(before), _storage(after)
+    if (old is None) != (new is None):
+        yield f"{field} cannot be added to or removed from a running policy: take another name for the new policy"
+    elif old is not None and new is not None:
+        if old.class_name != new.class_name:
+            yield f"{field}.className cannot be changed: a volume keeps its class"
+        if new.size.value < old.size.value:
+            yield f"{field}.size can only grow: a volume does not shrink, and it has {old.size}"
+
+
+def _storage(spec: CachePolicySpec) -> Storage | None:
+    return spec.redis.managed.state.storage if spec.redis.managed.state is not None else None
 
 
 def validate(files: Sequence[str], out: TextIO, err: TextIO) -> bool:

@@ -15,10 +15,10 @@ import pytest
 import redis.asyncio
 
 from cachepolicy.acknowledgement import Acknowledgement, Member
-from cachepolicy.document import PolicyDocument, read_document
+from cachepolicy.document import read_document
 from cachepolicy.names import Role
 from cachepolicy_operator.errors import Stalled
-from cachepolicy_operator.local import LocalBackend, enforcement
+from cachepolicy_operator.local import LocalBackend
 from cachepolicy_operator.local_files import LocalFiles, LocalFilesError
 from cachepolicy_operator.policyfile import PolicyManifest, read_policies
 from cachepolicy_operator.resources.redis_conf import redis_conf
@@ -274,49 +274,18 @@ def test_a_damaged_file_of_credentials_is_named_without_its_content(root: Path) 
     assert "topsecret" not in str(raised.value)
 
 
-def acknowledged(
-    document: PolicyDocument, pod: str, pid: int, **change: object
-) -> tuple[Member, Acknowledgement]:
-    content = {
-        "revision": document.revision,
-        "sequence": document.sequence,
-        "contract": document.contract,
-        "enforces": list(document.sections),
-        **change,
-    }
-    acknowledgement = Acknowledgement.from_json(json.dumps(content))
-    assert acknowledgement is not None
-    return Member(pod, pid, "n"), acknowledgement
-
-
-async def test_a_pod_counts_when_all_its_processes_enforce_every_section_of_the_revision(
-    backend: LocalBackend,
-) -> None:
-    document = await backend.apply(manifest())
-    found = enforcement(
-        document,
-        ("core-0", "core-1", "core-2", "core-3"),
-        [
-            acknowledged(document, "core-0", 1),
-            acknowledged(document, "core-0", 2),
-            acknowledged(document, "core-1", 3),
-            acknowledged(document, "core-1", 4, revision="old"),
-            acknowledged(document, "core-2", 5, enforces=["sessions"]),
-            acknowledged(document, "elsewhere", 6),
-        ],
-    )
-    assert str(found) == "1/4"
-    assert found.lagging == ("core-1", "core-2", "core-3")
-    assert found.processes["core-0"] == (1, 2)
-
-
 async def test_enforcement_is_read_from_what_processes_report(backend: LocalBackend) -> None:
     document = await backend.apply(manifest())
-    assert not (await backend.enforcement(["core-0"])).complete
-    member, acknowledgement = acknowledged(document, "core-0", 1)
+    assert str(await backend.reported(["core-0"])) == "0/1"
+    member = Member("core-0", 1, "n")
+    acknowledgement = Acknowledgement(
+        document.revision, document.sequence, document.contract, document.sections
+    )
     async with core_client(backend, Role.STATE) as core:
         seconds, microseconds = await core.time()
         score = seconds * 1000 + microseconds // 1000
         await core.set(document.keys.acknowledgement(str(member)), acknowledgement.to_json(), px=10_000)
         await core.zadd(document.keys.acknowledgements, {str(member): score})
-    assert (await backend.enforcement(["core-0"])).complete
+    reported = await backend.reported(["core-0"])
+    assert reported.complete
+    assert reported.members == (member,)
