@@ -120,6 +120,9 @@ async def test_apply_is_a_forced_server_side_apply_under_our_name(bench: Bench) 
     assert (method, path, body) == ("PATCH", "/api/v1/namespaces/ns/configmaps/a", OBJECT)
     assert query == {"fieldManager": "cachepolicy-operator", "force": "true"}
     assert bench.api.headers[0]["Content-Type"] == "application/apply-patch+yaml"
+    bench.api.answers = [reply(OBJECT)]
+    await bench.kube.apply(OBJECT, dry_run=True)
+    assert bench.api.asked[1][2] == {**query, "dryRun": "All"}
 
 
 async def test_delete_names_the_uid_and_what_happens_to_dependents(bench: Bench) -> None:
