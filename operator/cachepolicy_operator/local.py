@@ -62,8 +62,10 @@ class LocalBackend:
         """Make everything follow ``manifest``, and return its document.
 
         Raises :class:`cachepolicy_operator.errors.Stalled` before anything is changed, when the spec does not work
-        out, and :class:`cachepolicy_operator.embedded.EmbeddedError` when a server does not start.
+        out; :class:`cachepolicy_operator.local_files.LocalFilesError` when the folder is somebody else's; and
+        :class:`cachepolicy_operator.embedded.EmbeddedError` when a server does not start.
         """
+        self.files.claim()
         roles = manifest.spec.roles
         servers = {role: self.servers.get(role) or self._server(role) for role in roles}
         document = self._document(manifest, servers)
@@ -120,6 +122,7 @@ class LocalBackend:
         """Stop the servers; their data stays."""
         for server in self.servers.values():
             await server.stop()
+        self.files.release()
 
     # ---------------------------------------------------------------------------------------------- inside
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import fcntl
 import json
 import os
 import secrets
@@ -49,6 +50,33 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._claim: int | None = None
+
+    def claim(self) -> None:
+        """Be the only one who writes here, until :meth:`release` or the end of this process.
+
+        Raises :class:`LocalFilesError` when another process is. Harmless when called again.
+        """
+        if self._claim is not None:
+            return
+        try:
+            self.root.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        except OSError as error:
+            raise LocalFilesError(f"{self.root} cannot be used as a data folder: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise LocalFilesError(
+                f"another process runs a policy in {self.root}: stop it, or choose another data folder"
+            ) from None
+        self._claim = descriptor
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+        self._claim = None
 
     @property
     def policy_directory(self) -> Path:

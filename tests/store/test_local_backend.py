@@ -266,6 +266,12 @@ async def test_a_spec_that_does_not_work_out_changes_nothing(backend: LocalBacke
     assert backend.document == first
 
 
+async def test_a_data_folder_has_one_user_at_a_time(backend: LocalBackend, root: Path) -> None:
+    await backend.apply(manifest())
+    with pytest.raises(LocalFilesError, match="another process runs a policy in"):
+        await LocalBackend(root, print).apply(manifest())
+
+
 def test_a_damaged_file_of_credentials_is_named_without_its_content(root: Path) -> None:
     root.mkdir()
     (root / "credentials.json").write_text('{"uid": "u", "core_password": "topsecret"')
