@@ -68,10 +68,9 @@ class MemorySessionStore:
         left = write.absolute_ms - (now - created)
         if left <= 0:
             return SessionSaved(False, 0, self._epoch)
+        index = write.index or (stored.index if stored else None)
         self._remove(source)
-        self._put(
-            key, _Session(write.data, version + 1, created, now + min(write.idle_ms, left), write.index)
-        )
+        self._put(key, _Session(write.data, version + 1, created, now + min(write.idle_ms, left), index))
         return SessionSaved(True, version + 1, self._epoch)
 
     async def destroy(self, keys: Sequence[str]) -> int:

@@ -125,7 +125,7 @@ class SessionWrite:
         data: the new content.
         expected_version: version it was loaded with; 0 creates and must find nothing.
         idle_ms, absolute_ms: time to live since the last use, since creation.
-        index: key of the owner's list of sessions, None for a session without an owner.
+        index: key of the owner's list of sessions; None keeps the owner that the session has, if any.
         replaces: key of the session that this one takes over (rotation): ``expected_version`` is then the
             old one's, whose age is kept and which is removed in the same step.
         age_ms: age to give a session that is created (0, except when a lost one is created again).

@@ -11,7 +11,6 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local idle, absolute = tonumber(ARGV[3]), tonumber(ARGV[4])
-local owner = ARGV[7] == '1' and KEYS[3] or nil
 local source = ARGV[8] == '1' and KEYS[#KEYS] or KEYS[1]
 
 local epoch = redis.call('GET', KEYS[2])
@@ -24,6 +23,8 @@ local stored = redis.call('HMGET', source, 'v', 'c', 'i')
 local version = tonumber(stored[1] or 0)
 if version ~= tonumber(ARGV[2]) then return { epoch, 0, version } end
 
+-- A write that names no owner keeps the one there is.
+local owner = ARGV[7] == '1' and KEYS[3] or stored[3]
 local created = tonumber(stored[2] or now - tonumber(ARGV[5]))
 local left = absolute - math.max(0, now - created)
 if left <= 0 then return { epoch, 0, 0 } end
@@ -36,8 +37,6 @@ if owner then
   redis.call('ZADD', owner, string.format('%.0f', created + absolute), KEYS[1])
   redis.call('ZREMRANGEBYSCORE', owner, '-inf', string.format('%.0f', now))
   redis.call('PEXPIRE', owner, ARGV[4])
-else
-  redis.call('HDEL', KEYS[1], 'i')
 end
 if source ~= KEYS[1] then redis.call('DEL', source) end
 if stored[3] and (source ~= KEYS[1] or stored[3] ~= owner) then redis.call('ZREM', stored[3], source) end
