@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import itertools
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,9 +80,7 @@ def test_the_memory_request_is_the_limit_unless_said_otherwise() -> None:
 def test_a_request_above_its_limit_is_refused_with_its_field() -> None:
     """The API server would refuse the StatefulSet, and name a field of that."""
     wrong = spec_of(resources={"limits": {"memory": "64Mi"}, "requests": {"memory": "128Mi"}})
-    with pytest.raises(
-        errors.Stalled, match=r"requests\.memory: 128Mi is more than the limit of 64Mi"
-    ):
+    with pytest.raises(errors.Stalled, match=r"requests\.memory: 128Mi is more than the limit of 64Mi"):
         memory.check_requests(wrong, Role.STATE)
 
 
@@ -208,17 +209,40 @@ def test_password_hashes_are_what_getuser_shows() -> None:
 def test_readiness_takes_pong_only_and_liveness_a_loading_server_too() -> None:
     """Rule 6: one script for both kills a server that loads much data."""
     found = probes.probes()
-    ready = found["readinessProbe"]["exec"]["command"][-1]
-    assert "LOADING" not in ready
-    for probe in ("startupProbe", "livenessProbe"):
-        assert "*PONG*|*LOADING*|*MASTERDOWN*" in found[probe]["exec"]["command"][-1]
+    assert "LOADING" not in found["readinessProbe"]["exec"]["command"][-1]
+    assert "*PONG*|*LOADING*|*MASTERDOWN*" in found["livenessProbe"]["exec"]["command"][-1]
 
 
 def test_probes_say_some_password_and_have_a_time_limit() -> None:
     """Rule 7: without one redis-cli sends no AUTH; a hung server must not hang the probe."""
-    for script in (probes.READY, probes.LIVE, probes.STARTED):
+    for script in (probes.READY, probes.LIVE):
         assert f"REDISCLI_AUTH={acl.PROBE_PASSWORD} timeout 2" in script
         assert "command -v redis-cli || command -v valkey-cli" in script
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready", "alive"),
+    [
+        ("PONG", True, True),
+        ("LOADING Redis is loading the dataset in memory", False, True),
+        ("MASTERDOWN Link with MASTER is down", False, True),
+        ("NOAUTH Authentication required.", False, False),
+        ("", False, False),
+    ],
+)
+@pytest.mark.parametrize("cli", ["redis-cli", "valkey-cli"])
+def test_the_reply_decides_and_not_the_exit_code(
+    tmp_path: Path, cli: str, answer: str, ready: bool, alive: bool
+) -> None:
+    """redis-cli exits 0 on LOADING (rule 7); the image has either of the two programs."""
+    fake = tmp_path / cli
+    fake.write_text(f'#!/bin/sh\necho "{answer}"\n')
+    fake.chmod(0o755)
+    for tool in ("sh", "timeout", "sleep"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    for script, expected in ((probes.READY, ready), (probes.LIVE, alive)):
+        done = subprocess.run(["sh", "-c", script], env={"PATH": str(tmp_path)}, check=False)
+        assert (done.returncode == 0) is expected
 
 
 # ------------------------------------------------------------------------------------------- credentials
