@@ -1,0 +1,121 @@
+"""``python -m cachepolicy_operator``: the operator, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import Final
+
+from cachepolicy_operator import errors, handlers, logs
+from cachepolicy_operator.kube import Kube
+from cachepolicy_operator.metrics import Metrics
+from cachepolicy_operator.queue import Key, WorkQueue
+from cachepolicy_operator.reconcile import Reconciler
+from cachepolicy_operator.redis_watch import RedisWatch
+from cachepolicy_operator.resync import Resync
+from cachepolicy_operator.settings import OperatorSettings, SettingsError
+
+#: How long running reconciles may take to end after SIGTERM, in seconds; the pod has 30.
+DRAIN_SECONDS: Final = 15.0
+#: The queue may be this old, in seconds, before liveness fails: longer than the deadlines of a reconcile add up to.
+STUCK_SECONDS: Final = 300.0
+#: How long our event loop may take to answer liveness, in seconds.
+ANSWER_SECONDS: Final = 4.0
+
+log = logging.getLogger("cachepolicy_operator")
+
+
+def main() -> int:
+    """Exit code 0 after a graceful stop, 2 for settings that cannot be used, 1 where there is no API server."""
+    try:
+        settings = OperatorSettings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    logs.configure(settings.log_format)
+    try:
+        return asyncio.run(run(settings))
+    except errors.Unreachable as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence says it, a traceback would not
+        return 1
+
+
+async def run(settings: OperatorSettings) -> int:
+    """Everything that runs, put together; the exit code."""
+    metrics = Metrics()
+    metrics.serve(settings.metrics_port)
+    kube = await Kube.connect(timeout=settings.request_timeout, on_request=metrics.request_done)
+    # Each calls the other: what differs is enqueued, and what is worked on is watched.
+    queue = WorkQueue(lambda key: _work(reconciler, metrics, key), workers=settings.workers)
+    watch = RedisWatch(
+        queue.add, pace=settings.redis_poll, fast_pace=settings.redis_poll_pending, on_look=metrics.looked
+    )
+    reconciler = Reconciler(
+        kube, watch, metrics, default_image=settings.redis_image, instance=settings.pod_name
+    )
+    metrics.follow_queue(length=lambda: len(queue), oldest=lambda: queue.oldest_seconds)
+    resync = Resync(
+        kube, reconciler, queue.add, interval=settings.resync_interval, namespaces=settings.watch_namespaces
+    )
+    beside = [asyncio.create_task(resync.run()), asyncio.create_task(resync.look_at_secrets())]
+    try:
+        return await _serve(settings, queue)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        if not await queue.drain(DRAIN_SECONDS):
+            log.warning("reconciles were cut short: they go on with the next start")
+        await watch.close()
+        await kube.close()
+
+
+async def _work(reconciler: Reconciler, metrics: Metrics, key: Key) -> float | None:
+    logs.current_policy.set(str(key))
+    with metrics.reconciling():
+        return await reconciler.reconcile(key)
+
+
+async def _serve(settings: OperatorSettings, queue: WorkQueue) -> int:
+    """Watch until SIGTERM or SIGINT (0), or until kopf gives up (1)."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    def enqueue(key: Key) -> None:
+        loop.call_soon_threadsafe(queue.add, key)
+
+    informer = handlers.Informer(
+        enqueue=enqueue,
+        health=lambda: asyncio.run_coroutine_threadsafe(_health(queue), loop).result(ANSWER_SECONDS),
+        namespaces=settings.watch_namespaces,
+        health_port=settings.health_port,
+        request_timeout=settings.request_timeout,
+    )
+    log.info("the operator starts; Redis is %s where a policy names none", settings.redis_image)
+    watching = asyncio.create_task(asyncio.to_thread(informer.run))
+    asked = asyncio.create_task(stopping.wait())
+    await asyncio.wait({watching, asked}, return_when=asyncio.FIRST_COMPLETED)
+    if watching.done():
+        asked.cancel()
+        log.error("the watch of the API server ended", exc_info=watching.exception())
+        return 1
+    log.info("the operator stops")
+    informer.stop()
+    await watching
+    return 0
+
+
+async def _health(queue: WorkQueue) -> str:
+    """Raises where a restart would help. That the API server is away is no such reason."""
+    oldest = queue.oldest_seconds
+    if oldest > STUCK_SECONDS:
+        raise RuntimeError(f"a CachePolicy has waited for {oldest:.0f} s: the queue is stuck")
+    return f"{len(queue)} waiting"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
