@@ -281,7 +281,7 @@ async def test_a_document_that_nobody_wrote_is_none(stores: Stores) -> None:
 
 
 async def test_a_wake_up_reaches_a_listener_and_listening_starts_with_one(stores: Stores) -> None:
-    async with aclosing(stores.control.wakes()) as wakes, asyncio.timeout(5):  # type: ignore[type-var]  # a generator
+    async with aclosing(stores.control.wakes()) as wakes, asyncio.timeout(5):
         await anext(wakes)
         waiting = asyncio.ensure_future(anext(wakes))
         await asyncio.sleep(0.05)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cachepolicy.acknowledgement import LIFETIME_MS
@@ -179,7 +179,7 @@ class MemoryControlStore:
     async def document(self) -> bytes | None:
         return None
 
-    async def wakes(self) -> AsyncIterator[None]:
+    async def wakes(self) -> AsyncGenerator[None, None]:
         listener = asyncio.Event()
         self._listeners.add(listener)
         try:

@@ -7,7 +7,7 @@ derive none. All times are milliseconds and come from the store's clock, never f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -238,7 +238,7 @@ class ControlStore(Protocol):
         """The operator's copy of the policy document."""
         ...
 
-    def wakes(self) -> AsyncIterator[None]:
+    def wakes(self) -> AsyncGenerator[None, None]:
         """Yields once for each wake-up, and once whenever listening (re)starts, for some may have been
         missed. Ends by raising StoreUnavailable."""
         ...

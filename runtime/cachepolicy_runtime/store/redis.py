@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -108,7 +108,7 @@ class RedisTransport:
             reply = (await self._exchange([("EVAL", script.text, *tail)], until))[0]
         return self._good(reply)
 
-    async def listen(self, channel: str) -> AsyncIterator[None]:
+    async def listen(self, channel: str) -> AsyncGenerator[None, None]:
         """Yields once when subscribed and once for each message, on a connection of its own. Ends by raising
         StoreUnavailable; the breaker is not concerned."""
         connection = None

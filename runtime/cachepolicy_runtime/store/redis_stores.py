@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from cachepolicy.acknowledgement import LIFETIME_MS
 from cachepolicy.keys import KeyLayout
@@ -139,7 +139,7 @@ class RedisControlStore:
     async def document(self) -> bytes | None:
         return blob_or_none(await self._transport.call("GET", self._keys.document))
 
-    def wakes(self) -> AsyncIterator[None]:
+    def wakes(self) -> AsyncGenerator[None, None]:
         return self._transport.listen(self._keys.wake_channel)
 
 

@@ -1,0 +1,214 @@
+"""The background of a Core process: follow the policy, refresh the purge stamps, acknowledge.
+
+One loop. It survives every outage without a word (the transport says once that the server is away), and after
+one everything is written again by itself, also where the store came back empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
+
+from cachepolicy.acknowledgement import INTERVAL_SECONDS, Acknowledgement, Member
+from cachepolicy.document import CONTRACT, Reading
+from cachepolicy_runtime.policy import PolicySource
+from cachepolicy_runtime.store.errors import StoreUnavailable
+from cachepolicy_runtime.store.port import ControlStore
+
+_log = logging.getLogger("cachepolicy.control")
+
+LOOK_S = 0.5
+STAMPS_S = 1.0
+#: With stamps older than this a purge could have been missed: the shared cache is not used.
+STAMPS_STALE_S = 5.0
+#: Pause before listening for wake-ups again.
+_LISTEN_AGAIN_S = 1.0
+
+
+def credential_digest(password: str | None) -> str | None:
+    """What an acknowledgement says about the password in use: 12 hex digits of its SHA-256."""
+    return None if password is None else hashlib.sha256(password.encode()).hexdigest()[:12]
+
+
+class Control:
+    """What all processes share, as this process knows it.
+
+    Args:
+        member: this process.
+        store: where the control keys are now; see :meth:`use`.
+        source: the policy to follow, None where the policy is fixed.
+        credential: digest of the password in use.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        store: ControlStore,
+        source: PolicySource | None = None,
+        credential: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._member = str(member)
+        self._store = store
+        self._source = source
+        self._credential = credential
+        self._clock = clock
+        self._applied: Reading | None = None
+        self._enforced: set[str] = set()
+        self._stamps: dict[str, str] = {}
+        self._stamps_at = float("-inf")
+        self._acknowledged_at = float("-inf")
+        self._live = 1
+        self._epoch = ""
+        self._due = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._chores: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def live(self) -> int:
+        """Processes that share the limits, as last counted; at least 1."""
+        return max(1, self._live)
+
+    @property
+    def epoch(self) -> str:
+        """The store's epoch as last seen; empty before."""
+        return self._epoch
+
+    @property
+    def stamps(self) -> Mapping[str, str] | None:
+        """The purge stamps; None while they are older than 5 s, so that a purge could have been missed."""
+        return self._stamps if self._clock() - self._stamps_at <= STAMPS_STALE_S else None
+
+    def enforces(self, section: str) -> None:
+        """A middleware or client that enforces ``section`` of the policy is installed in this process."""
+        self._enforced.add(section)
+        self.acknowledge_soon()
+
+    def applied(self, reading: Reading) -> None:
+        """This process now enforces ``reading``: say so at once."""
+        self._applied = reading
+        self.acknowledge_soon()
+
+    def use(self, store: ControlStore) -> None:
+        """Go on with another store. What was known of the old one is forgotten."""
+        self._store = store
+        self._stamps, self._stamps_at = {}, float("-inf")
+        self.acknowledge_soon()
+        if self._running is not None:
+            self._listen_anew()
+
+    def every_beat(self, chore: Callable[[], Awaitable[None]]) -> None:
+        """Also do this at each acknowledgement while the store answers. It may raise StoreUnavailable."""
+        self._chores.append(chore)
+
+    async def clear(self, fields: Iterable[str]) -> None:
+        """Renew these stamps, so that what they cover is a miss everywhere within a second.
+
+        Raises StoreUnavailable: nothing, or everything but the wake-up, was done then.
+        """
+        asked_at = self._clock()
+        self._stamps = await self._store.set_stamps(list(fields))
+        self._stamps_at = asked_at
+        await self._store.wake()
+
+    def acknowledge_soon(self) -> None:
+        self._acknowledged_at = float("-inf")
+        self._due.set()
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Look at everything once, then go on in the background."""
+        await self.beat()
+        self._listen_anew()
+        self._running = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the background and withdraw the acknowledgement, as far as the store answers."""
+        tasks = [task for task in (self._running, self._listener) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._running = self._listener = None
+        with suppress(StoreUnavailable):
+            await self._store.withdraw(self._member)
+
+    async def beat(self) -> None:
+        """One round: everything that is due. Raises nothing."""
+        self._due.clear()
+        try:
+            if self._source is not None:
+                self._source.look()
+            if self._clock() - self._stamps_at >= STAMPS_S:
+                await self._refresh_stamps()
+            if self._clock() - self._acknowledged_at >= INTERVAL_SECONDS:
+                await self._look_at_copy()
+                await self._acknowledge()
+                for chore in self._chores:
+                    await chore()
+        except StoreUnavailable:
+            return
+        except Exception:
+            _log.exception("a round of the background failed; the next one follows")
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), LOOK_S)
+            await self.beat()
+
+    async def _refresh_stamps(self) -> None:
+        store, asked_at = self._store, self._clock()
+        stamps = await store.stamps()
+        if store is self._store:
+            self._stamps, self._stamps_at = stamps, asked_at
+
+    async def _look_at_copy(self) -> None:
+        if self._source is not None:
+            self._source.offer(await self._store.document())
+
+    async def _acknowledge(self) -> None:
+        if self._applied is None:
+            return
+        asked_at = self._clock()
+        beat = await self._store.acknowledge(self._member, self._record(self._applied))
+        self._live, self._epoch = beat.live, beat.epoch
+        if not self._due.is_set():
+            self._acknowledged_at = asked_at
+
+    def _record(self, reading: Reading) -> bytes:
+        document = reading.document
+        return (
+            Acknowledgement(
+                revision=document.revision,
+                sequence=document.sequence,
+                contract=CONTRACT,
+                enforces=tuple(section for section in document.sections if section in self._enforced),
+                ignored=reading.ignored,
+                credential=self._credential(),
+                refused=self._source.refused if self._source is not None else None,
+            )
+            .to_json()
+            .encode()
+        )
+
+    # --- wake-ups -----------------------------------------------------------------------------------------
+
+    def _listen_anew(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+        self._listener = asyncio.create_task(self._listen(self._store))
+
+    async def _listen(self, store: ControlStore) -> None:
+        while True:
+            with suppress(StoreUnavailable):
+                async with aclosing(store.wakes()) as wakes:
+                    async for _ in wakes:
+                        self._stamps_at = min(self._stamps_at, self._clock() - STAMPS_S)
+                        self.acknowledge_soon()
+            await asyncio.sleep(_LISTEN_AGAIN_S)
