@@ -129,4 +129,4 @@ cluster-test: setup ## Test on the cluster of KUBECONFIG (images loaded before);
 	@command -v $(firstword $(KUBECTL)) >/dev/null || { echo 'cluster-test: kubectl is needed on PATH' >&2; exit 2; }
 	@$(KUBECTL) get --raw /readyz >/dev/null \
 	  || { echo "cluster-test: the cluster of $$KUBECONFIG does not answer" >&2; exit 2; }
-	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+	KUBECTL='$(KUBECTL)' $(BIN)/pytest tests/cluster $(PYTEST_ARGS)
