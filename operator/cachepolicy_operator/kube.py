@@ -78,6 +78,8 @@ _PLAIN_ERRORS: Final[Mapping[int, Callable[[str], errors.OperatorError]]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
+    # The token of the next page has expired: the list is read anew.
+    410: errors.Superseded,
 }
 
 

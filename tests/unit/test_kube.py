@@ -251,6 +251,7 @@ async def test_an_answer_that_is_no_json_becomes_words(bench: Bench) -> None:
         (403, errors.Forbidden),
         (404, errors.NotFound),
         (409, errors.Conflict),
+        (410, errors.Superseded),
         (422, errors.Invalid),
         (429, errors.Throttled),
         (500, errors.Unreachable),
