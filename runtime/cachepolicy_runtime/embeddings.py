@@ -77,6 +77,8 @@ class Embedded:
             return f"{CACHE_NAME}; fwd=bypass; detail={self.bypass}"
         if self.computed == 0:
             return f"{CACHE_NAME}; hit"
+        if self.hits == 0:
+            return f"{CACHE_NAME}; fwd=uri-miss"
         return f'{CACHE_NAME}; fwd=partial; detail="{self.hits} known, {self.computed} computed"'
 
 

@@ -1,0 +1,97 @@
+"""What a Core process tells about itself: ``/cache/health`` and ``/cache/stats``.
+
+Pure: values in, plain JSON out. Nothing here names a tenant, a user, a key of a request or an address.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachepolicy.document import PolicyDocument
+from cachepolicy.names import Role
+from cachepolicy_runtime.ratelimit import Decision, Outcome
+from cachepolicy_runtime.sessions import SessionCounts
+from cachepolicy_runtime.store.redis import RedisTransport
+
+MEMORY = "memory"
+
+
+@dataclass(slots=True)
+class LimitCounts:
+    """Decisions since the process started; names are those of limits in the policy."""
+
+    admitted: int = 0
+    limited: int = 0
+    unavailable: int = 0
+    without_store: int = 0
+    refused_by: Counter[str] = field(default_factory=Counter)
+
+    def count(self, decision: Decision) -> None:
+        self.admitted += decision.outcome is Outcome.ADMITTED
+        self.limited += decision.outcome is Outcome.LIMITED
+        self.unavailable += decision.outcome is Outcome.UNAVAILABLE
+        self.without_store += decision.degraded
+        self.refused_by.update(rate.policy for rate in decision.refused_by)
+
+    def as_dict(self, live: int) -> dict[str, Any]:
+        """``live``: processes that share the limits."""
+        return {
+            "admitted": self.admitted,
+            "limited": self.limited,
+            "unavailable": self.unavailable,
+            "withoutStore": self.without_store,
+            "refusedBy": dict(self.refused_by),
+            "liveProcesses": live,
+        }
+
+
+def session_stats(counts: SessionCounts) -> dict[str, int]:
+    return {
+        "conflicts": counts.conflicts,
+        "recreated": counts.recreated,
+        "copiesServed": counts.copies_served,
+    }
+
+
+def stores(transports: Mapping[Role, RedisTransport]) -> dict[str, Any]:
+    """Each role: ``up``, ``unavailable`` with the reason, or ``memory``."""
+    return {str(role): _store(transports.get(role)) for role in Role}
+
+
+def _store(transport: RedisTransport | None) -> dict[str, str]:
+    if transport is None:
+        return {"status": MEMORY}
+    if transport.available:
+        return {"status": "up"}
+    return {"status": "unavailable", "reason": transport.reason}
+
+
+def health(
+    document: PolicyDocument | None, transports: Mapping[Role, RedisTransport], other_reasons: Iterable[str]
+) -> dict[str, Any]:
+    """``degraded`` is no failure: Core answers, with less. The reasons say what is missing."""
+    away = [
+        f"the {role} store is unavailable: {transport.reason}"
+        for role, transport in transports.items()
+        if not transport.available
+    ]
+    reasons = [*away, *other_reasons]
+    return {
+        "status": "degraded" if reasons else "up",
+        "reasons": reasons,
+        **policy(document),
+        "stores": stores(transports),
+    }
+
+
+def policy(document: PolicyDocument | None) -> dict[str, Any]:
+    """Which policy is enforced; nulls while there is none."""
+    return {
+        "policy": document.policy if document else None,
+        "revision": document.revision if document else None,
+        "sequence": document.sequence if document else None,
+        "sections": list(document.sections) if document else [],
+    }

@@ -1,0 +1,76 @@
+"""The four stores of one policy: over its Redis servers, or in this process where it has none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cachepolicy.keys import KeyLayout
+from cachepolicy.names import Role
+from cachepolicy_runtime.settings import RedisTarget
+from cachepolicy_runtime.store.memory import (
+    MemoryCacheStore,
+    MemoryControlStore,
+    MemoryLimitStore,
+    MemorySessionStore,
+)
+from cachepolicy_runtime.store.port import CacheStore, ControlStore, LimitStore, SessionStore
+from cachepolicy_runtime.store.redis import RedisTransport, TransportSettings
+from cachepolicy_runtime.store.redis_stores import (
+    RedisCacheStore,
+    RedisControlStore,
+    RedisLimitStore,
+    RedisSessionStore,
+)
+
+
+class MemoryStores:
+    """The stores of this process. They live as long as it does, whatever policies come and go."""
+
+    def __init__(self) -> None:
+        self.limits = MemoryLimitStore()
+        self.sessions = MemorySessionStore()
+        self.cache = MemoryCacheStore()
+        self.control = MemoryControlStore()
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What one policy works with, from its adoption until the next one that has other servers.
+
+    Attributes:
+        transports: the connections by role, for health and for closing.
+    """
+
+    limits: LimitStore
+    sessions: SessionStore
+    cache: CacheStore
+    control: ControlStore
+    transports: Mapping[Role, RedisTransport]
+
+    @classmethod
+    def connect(
+        cls, targets: Mapping[Role, RedisTarget], keys: KeyLayout, memory: MemoryStores, deadline_s: float
+    ) -> Stores:
+        """Stores over these servers; where a role has none, in memory. Nothing is opened before its first use.
+
+        ``deadline_s`` is the longest time that one call may take, in seconds.
+        """
+        settings = TransportSettings(deadline_s=deadline_s)
+        transports = {
+            role: RedisTransport(role.value, target.address, target.credentials, settings)
+            for role, target in targets.items()
+        }
+        state, cache = transports.get(Role.STATE), transports.get(Role.CACHE)
+        control = state or cache
+        return cls(
+            limits=RedisLimitStore(state) if state else memory.limits,
+            sessions=RedisSessionStore(state, keys) if state else memory.sessions,
+            cache=RedisCacheStore(cache) if cache else memory.cache,
+            control=RedisControlStore(control, keys) if control else memory.control,
+            transports=transports,
+        )
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(transport.aclose() for transport in self.transports.values()))
