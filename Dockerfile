@@ -36,11 +36,13 @@ RUN /opt/uv/bin/uv sync --frozen --no-dev --no-editable --extra gateway
 FROM docker.io/library/python:3.11-slim AS base
 # Nothing is installed at run time, so nothing that installs stays.
 RUN python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip
-# Bytecode is in the image: a read-only root has no room for more.
+# Bytecode is in the image: a read-only root has no room for more. USER: whichever uid runs this has no name in
+# /etc/passwd, and kopf asks for one.
 ENV PATH=/opt/cachepolicy/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    USER=cachepolicy
 WORKDIR /
 # Numeric, so that runAsNonRoot can be checked without looking into the image.
 USER 65532:65532
