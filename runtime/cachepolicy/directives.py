@@ -16,8 +16,11 @@ MAX_KEY_LENGTH = 64
 MAX_VALUE_LENGTH = 1024
 MAX_DIRECTIVES = 64
 
+#: Redis's and Valkey's names, the old ones too: ``slaveof`` alone would hand the data to another server.
 OWNED = (
     "aclfile",
+    "appenddirname",
+    "appendfilename",
     "appendonly",
     "bind",
     "daemonize",
@@ -27,13 +30,19 @@ OWNED = (
     "loadmodule",
     "logfile",
     "masterauth",
+    "masteruser",
     "maxmemory",
     "maxmemory-policy",
+    "pidfile",
     "port",
+    "primaryauth",
+    "primaryuser",
+    "protected-mode",
     "rename-command",
     "replicaof",
     "requirepass",
     "save",
+    "slaveof",
     "user",
 )
 OWNED_PREFIXES = ("cluster-", "enable-", "tls-", "unixsocket")
