@@ -109,12 +109,14 @@ class Control:
     async def clear(self, fields: Iterable[str]) -> None:
         """Renew these stamps, so that what they cover is a miss everywhere within a second.
 
-        Raises StoreUnavailable: nothing, or everything but the wake-up, was done then.
+        Raises StoreUnavailable where the store did not confirm it. A wake-up that is lost is no failure: every
+        process looks once a second.
         """
         asked_at = self._clock()
         self._stamps = await self._store.set_stamps(list(fields))
         self._stamps_at = asked_at
-        await self._store.wake()
+        with suppress(StoreUnavailable):
+            await self._store.wake()
 
     def acknowledge_soon(self) -> None:
         self._acknowledged_at = float("-inf")

@@ -55,7 +55,8 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 #: Answers that speak for the whole server and not for the one command.
 _WHOLE_SERVER = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS"})
-_CODE = re.compile(r"[A-Z]{2,20}")
+#: Other codes that redis-py leaves in the text. It takes ERR off, so a first word in capitals need not be a code.
+_IN_TEXT = _WHOLE_SERVER | {"MISCONF", "WRONGTYPE", "NOREPLICAS", "MOVED", "ASK", "TRYAGAIN", "UNKILLABLE"}
 _SCRIPT_LINE = re.compile(r"user_script:\d+")
 
 
@@ -82,7 +83,7 @@ def error_reply(error: ResponseError) -> ErrorReply:
         if isinstance(error, kind):
             return ErrorReply(code)
     first = str(error).split(" ", 1)[0]
-    return ErrorReply(first if _CODE.fullmatch(first) else "ERR", line.group() if line else "")
+    return ErrorReply(first if first in _IN_TEXT else "ERR", line.group() if line else "")
 
 
 def reason_of(error: BaseException) -> str:
