@@ -11,6 +11,7 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
+CRD := crds/cachepolicies.yaml
 
 # Names that manifests/overlays/kind uses.
 OPERATOR_IMAGE := cachepolicy-operator:dev
@@ -80,7 +81,7 @@ check: setup ## Format, lint, types, import contracts, CRD drift
 	$(BIN)/ruff check .
 	$(BIN)/mypy operator runtime tests manifests/compose
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m cachepolicy.crd --check
+	$(BIN)/python -m cachepolicy.crd --check $(CRD)
 
 .PHONY: format
 format: setup ## Format the code and mend what the linter can mend
@@ -88,8 +89,9 @@ format: setup ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 .PHONY: crds
-crds: setup ## Write crds/cachepolicies.yaml again from the models
-	$(BIN)/python -m cachepolicy.crd
+crds: setup ## Write the CRD again from the models
+	$(BIN)/python -m cachepolicy.crd >$(CRD).new
+	mv $(CRD).new $(CRD)
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's data
