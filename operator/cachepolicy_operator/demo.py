@@ -2,12 +2,13 @@
 
     python -m cachepolicy_operator.demo
 
-Exit code 0 when every step was as told, 1 otherwise. Nothing stays: no process, no file.
+Exit code 0 when every step was as told, 1 otherwise. Nothing stays: no process (which is looked at), no file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -48,7 +49,9 @@ class Printer:
         print(f"\n{self._paint('Summary', '1')}")
         for number, (title, result) in enumerate(results, 1):
             print(f"   {number}  {title:<{width}}{self._paint('ok', '32')}  {result}")
-        print(f"\n{len(results)} of {total} steps as told, in {seconds:.0f} s.", flush=True)
+        print(
+            f"\n{len(results)} of {total} steps as told, in {seconds:.0f} s. No process is left.", flush=True
+        )
 
     def _paint(self, text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if self._colours else text
@@ -105,8 +108,22 @@ async def _run(folder: Path) -> int:
                 for replica in stack.replicas:
                     printer.line(f"last words of {replica.name}:\n{replica.last_words()}")
                 return 1
+        servers = [server.pid for server in stack.backend.servers.values()]
+    if left := [*filter(_runs, servers), *(replica.name for replica in stack.replicas if replica.running)]:
+        printer.failed("the end", f"still running: {left}")
+        return 1
     printer.summary(results, len(CHAPTERS), time.perf_counter() - began)
     return 0
+
+
+def _runs(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
