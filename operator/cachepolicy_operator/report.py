@@ -64,7 +64,8 @@ def report(observed: Observed, plan: Plan, failure: errors.OperatorError | None 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Notice, ...]:
     """Events for conditions that turned: to true as Normal, to a reason that a person should see as Warning."""
     turned = conditions.flipped(before.get("conditions") or [], after.get("conditions") or [])
-    return tuple(notice for item in turned if (notice := _turned(item)) is not None)
+    # What stalls also makes Ready false, in the same words: told once.
+    return tuple(dict.fromkeys(notice for item in turned if (notice := _turned(item)) is not None))
 
 
 # --------------------------------------------------------------------------------------------- conditions
@@ -125,7 +126,10 @@ def _redis_available(observed: Observed, spec: CachePolicySpec) -> Condition:
             trouble = rollout.trouble(view.pod, pod_name)
             return Condition.false(kind, trouble.reason, f"{role}: {trouble.message}")
         if isinstance(view.seen, Down):
-            return Condition.false(kind, view.seen.reason, f"{role}: pod {pod_name}: {view.seen.message}")
+            # While a pod is being replaced, it is no news that it does not answer.
+            rolling = not rollout.rolled_out(_statefulset(observed, role))
+            reason = "Starting" if rolling else str(view.seen.reason)
+            return Condition.false(kind, reason, f"{role}: pod {pod_name}: {view.seen.message}")
         if view.look is None:
             return Condition.false(kind, "Loading", f"{role}: pod {pod_name}: Redis loads its data")
     servers = " and ".join(spec.roles)
@@ -147,7 +151,7 @@ def _config_findings(observed: Observed, plan: Plan) -> Iterator[tuple[str, list
     yield (
         "DirectiveRejected",
         [
-            f"{role}: {key}: {reason}; the last good value stays"
+            f"{role}: {key}: {reason}{'; the last good value stays' if key in server.live.live else ''}"
             for role, server in servers
             for key, reason in sorted(server.live.rejected.items())
         ],
@@ -182,11 +186,13 @@ def _config_findings(observed: Observed, plan: Plan) -> Iterator[tuple[str, list
         [
             f"{role}: StatefulSet {names.server(observed.name, role)} rolls its pod"
             for role, _ in servers
-            if not rollout.rolled_out(
-                observed.objects.get(("StatefulSet", names.server(observed.name, role)))
-            )
+            if not rollout.rolled_out(_statefulset(observed, role))
         ],
     )
+
+
+def _statefulset(observed: Observed, role: Role) -> Json | None:
+    return observed.objects.get(("StatefulSet", names.server(observed.name, role)))
 
 
 def _document_written(observed: Observed, plan: Plan) -> Condition:

@@ -139,11 +139,11 @@ def _container_trouble(pod: str, status: Json) -> Trouble | None:
             broken=True,
         )
     ended = (status.get("lastState") or {}).get("terminated") or (status.get("state") or {}).get("terminated")
-    if reason in _BROKEN_REASONS or ended:
-        said = _last_words(ended or {}) or waiting.get("message", "")
-        return Trouble(
-            reason or "Restarting", f"pod {pod}: {said}".rstrip(": "), broken=reason in _BROKEN_REASONS
-        )
+    if ended and ended.get("exitCode") != 0:
+        # Waiting, running for a moment, ended: one word for all of them, or status would change with each turn.
+        return Trouble("Crashing", f"pod {pod}: {_last_words(ended)}", broken=True)
+    if reason in _BROKEN_REASONS:
+        return Trouble(reason, f"pod {pod}: {waiting.get('message', '')}".rstrip(": "), broken=True)
     return None
 
 
@@ -153,9 +153,8 @@ def _last_words(ended: Json) -> str:
     for position, line in enumerate(lines):
         if "FATAL CONFIG" in line:
             return " ".join(lines[position:])[:400]
-    if lines:
-        return lines[-1][:400]
-    return f"{ended.get('reason', 'ended')} (exit code {ended['exitCode']})" if "exitCode" in ended else ""
+    said = lines[-1][:400] if lines else ended.get("reason", "ended")
+    return f"{said} (exit code {ended.get('exitCode')})"
 
 
 def _condition(pod: Json, kind: str) -> Json:
