@@ -145,11 +145,15 @@ class Follower:
         return manifest
 
     async def _repair(self) -> None:
-        await self._stack.backend.repair()
-        for replica in self._stack.replicas:
-            if not replica.running:
-                self._tell(f"{replica.name} ended: starting it again; its log is {replica.program.log}")
-                await replica.start()
+        """Start again what ended. What does not start is told, and tried again a few turns later."""
+        try:
+            await self._stack.backend.repair()
+            for replica in self._stack.replicas:
+                if not replica.running:
+                    self._tell(f"{replica.name} ended: starting it again; its log is {replica.program.log}")
+                    await replica.start()
+        except (EmbeddedError, ProcessError) as error:
+            self._tell(str(error))
 
     async def _show(self) -> None:
         said = await self._stack.backend.reported(self._stack.pods)

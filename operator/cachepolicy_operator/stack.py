@@ -23,7 +23,7 @@ from cachepolicy_operator.processes import Process, ProcessError, Program, free_
 GATEWAY: Final = "cachepolicy_runtime.gateway"
 STANDIN: Final = "cachepolicy_runtime.standin"
 _LOOPBACK: Final = "127.0.0.1"
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 
 

@@ -53,7 +53,7 @@ class Dev:
                 env={**os.environ, "CACHEPOLICY_TEST_MARK": str(folder)},
             )
 
-    def says(self, text: str, seconds: float = 30) -> None:
+    def says(self, text: str, seconds: float = 60) -> None:
         found = eventually(lambda: text in self.output.read_text(), seconds)
         assert found, f"{text!r} is missing in:\n{self.output.read_text()}\n{self.errors.read_text()}"
 
