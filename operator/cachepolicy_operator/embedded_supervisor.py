@@ -50,7 +50,7 @@ class Supervisor:
         self.lock_fd = lock_fd
         self.server_socket = server_socket
         self.owners: dict[socket.socket, bytes] = {}
-        self.leaving: list[socket.socket] = []
+        self.last: socket.socket | None = None
         self.ready_line = ""
         self.asked_to_stop = False
         self.selector = selectors.DefaultSelector()
@@ -96,7 +96,9 @@ class Supervisor:
             self._tell(self.ready_line)
 
     def _accept(self) -> None:
-        while True:
+        while (
+            not self.asked_to_stop
+        ):  # who comes now finds the listener closed, and starts a server of its own
             try:
                 owner, _ = self.listener.accept()
             except OSError:  # nobody (more) is waiting
@@ -119,8 +121,12 @@ class Supervisor:
         del self.owners[owner]
         if said:
             _send(owner, f"left {len(self.owners)}")
-            self.leaving.append(owner)
-        if not said or self.owners:
+        if said and not self.owners:
+            self.asked_to_stop = True
+            self.last = (
+                owner  # stays open until this process ends: so the owner knows when the server has gone
+            )
+        else:
             owner.close()
 
     def _tell(self, line: str) -> None:
