@@ -72,32 +72,40 @@ async def open_connection(address: Address, credentials: Credentials) -> Abstrac
     return connection
 
 
+#: Calls that are with the server at once. A server answers a batch when it has done all of it: a smaller batch
+#: makes it heard more often, which is how a busy server is told from one that hangs.
+IN_FLIGHT = 64
+
+
 class Link:
     """An open connection with its two tasks. ``on_lost`` is called once, unless :meth:`aclose` came first."""
 
     def __init__(
         self, connection: AbstractConnection, on_lost: Callable[[Link, str, list[Call]], None]
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._on_lost = on_lost
-        self._outgoing: list[bytes] = []
+        self._queued: deque[Call] = deque()
         self._unanswered: deque[Call] = deque()
         self._more = asyncio.Event()
+        self.heard_at = float("-inf")
+        """Event-loop time of the last reply."""
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._write()))
 
     def send(self, call: Call) -> None:
-        self._unanswered.append(call)
-        self._outgoing.append(call.packed)
+        self._queued.append(call)
         self._more.set()
 
     @property
     def unanswered(self) -> int:
-        return len(self._unanswered)
+        return len(self._unanswered) + len(self._queued)
 
     def take_unanswered(self) -> list[Call]:
         """The calls that will get no answer here any more."""
-        calls = list(self._unanswered)
+        calls = [*self._unanswered, *self._queued]
         self._unanswered.clear()
+        self._queued.clear()
         return calls
 
     def abort(self) -> None:
@@ -115,12 +123,22 @@ class Link:
             while True:
                 await self._more.wait()
                 self._more.clear()
-                chunk, self._outgoing = self._outgoing, []
+                chunk = self._next_batch()
                 # Without this look redis-py would open a connection that the lost one was already given up for.
                 if chunk and self._connection.is_connected:
                     await self._connection.send_packed_command(chunk, check_health=False)
         except (RedisError, OSError) as error:
             self._lost(error)
+
+    def _next_batch(self) -> list[bytes]:
+        """What may be sent now. A call that nobody waits for any more is not sent at all."""
+        batch: list[bytes] = []
+        while self._queued and len(self._unanswered) < IN_FLIGHT:
+            call = self._queued.popleft()
+            if not call.answer.done():
+                self._unanswered.append(call)
+                batch.append(call.packed)
+        return batch
 
     async def _read(self) -> None:
         try:
@@ -139,10 +157,13 @@ class Link:
         return reply
 
     def _deal(self, reply: Reply) -> None:
+        self.heard_at = self._loop.time()
         call = self._unanswered[0]
         call.replies.append(reply)
         if len(call.replies) == call.wanted:
             self._unanswered.popleft()
+            if self._queued:
+                self._more.set()
             if not call.answer.done():
                 call.answer.set_result(call.replies)
 

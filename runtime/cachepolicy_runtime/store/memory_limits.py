@@ -20,30 +20,32 @@ def monotonic_us() -> int:
 class _Window:
     """The sub-buckets of one window, as a ring: bucket ``n`` lies at ``n % COUNTED``."""
 
-    __slots__ = ("counts", "newest", "sub_us", "used")
+    __slots__ = ("counts", "filled", "newest", "sub_us", "used")
 
     def __init__(self, window_ms: int) -> None:
         self.sub_us = window_ms * 1000 // SUB_BUCKETS
         self.newest = 0
+        self.filled = 0
         self.used = 0
         self.counts = [0] * COUNTED
 
     def advance(self, now_us: int) -> None:
         current = now_us // self.sub_us
+        if current <= self.newest:
+            return
         for bucket in range(max(self.newest + 1, current - SUB_BUCKETS), current + 1):
             self.used -= self.counts[bucket % COUNTED]
             self.counts[bucket % COUNTED] = 0
-        self.newest = max(self.newest, current)
+        self.newest = current
 
     def add(self, units: int) -> None:
         self.counts[self.newest % COUNTED] += units
         self.used += units
+        self.filled = self.newest
 
     def reset_ms(self, now_us: int) -> int:
-        if not self.used:
-            return 0
-        youngest = next(age for age in range(COUNTED) if self._at(age))
-        return self._leaves_ms(youngest, now_us)
+        """Whatever is used, the bucket filled last is the last to leave."""
+        return self._leaves_ms(self.newest - self.filled, now_us) if self.used else 0
 
     def retry_ms(self, weight: int, limit: int, now_us: int) -> int:
         used = self.used

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cachepolicy_runtime.store.errors import StoreUnavailable
 
@@ -57,8 +57,7 @@ class LimitCheck:
     weight: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RateState:
+class RateState(NamedTuple):
     """One rate after the decision.
 
     Attributes:
@@ -72,8 +71,7 @@ class RateState:
     retry_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """The decision over all checks: counted in all of them, or in none.
 
     Attributes:

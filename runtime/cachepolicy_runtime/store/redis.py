@@ -30,6 +30,8 @@ _log = logging.getLogger("cachepolicy.store")
 _LATE_S = 0.005
 #: What a call then gets on top, for the answer that may already lie in the socket.
 _GRACE_S = 0.01
+#: How much longer than its deadline, in deadlines, a call may stand in a queue that moves.
+_QUEUE_DEADLINES = 10
 #: The same error answer is logged at most this often.
 _REPEAT_S = 60.0
 #: Seconds of silence after which a subscription asks whether the server is still there.
@@ -41,7 +43,8 @@ class TransportSettings:
     """Bounds of one transport.
 
     Attributes:
-        deadline_s: longest time a call may take, connecting included.
+        deadline_s: longest time a call may take, connecting included. Only while answers to other calls keep
+            coming, so that the server is busy and not away, a call waits for its turn up to ten times as long.
         connect_deadline_s: longest time that making a connection may take; a caller does not wait for it
             longer than its own deadline.
         max_waiting: calls that may be under way at once; more are refused.
@@ -78,6 +81,10 @@ class RedisTransport:
         self._retired: set[asyncio.Task[None]] = set()
         self._told: dict[str, float] = {}
         self._closed = False
+
+    @property
+    def deadline_s(self) -> float:
+        return self._settings.deadline_s
 
     @property
     def available(self) -> bool:
@@ -154,12 +161,12 @@ class RedisTransport:
     async def _exchange(self, commands: Sequence[Command], until: float) -> list[Reply]:
         self._refuse_if_useless()
         call = self._new_call(commands)
-        timer = asyncio.get_running_loop().call_at(until, self._expire, call, until)
+        watch = _Watch(self, call, until)
         try:
             self._send(call)
             replies = await call.answer
         finally:
-            timer.cancel()
+            watch.end()
         self._judge(replies)
         return replies
 
@@ -183,14 +190,13 @@ class RedisTransport:
         if self._dialling is None:
             self._dialling = asyncio.create_task(self._dial())
 
-    def _expire(self, call: Call, until: float) -> None:
-        if call.answer.done():
-            return
-        loop = asyncio.get_running_loop()
-        if loop.time() - until > _LATE_S:
-            loop.call_later(_GRACE_S, self._expire, call, float("inf"))
-            return
-        reason = f"no answer within {self._settings.deadline_s * 1000:.0f} ms"
+    def heard_since(self, moment: float) -> bool:
+        """Whether the server answered anything on this connection after ``moment`` of the event loop."""
+        return self._link is not None and self._link.heard_at > moment
+
+    def expire(self, call: Call) -> None:
+        """Its deadline is over: the server is away."""
+        reason = f"no answer within {self.deadline_s * 1000:.0f} ms"
         self._fail([call], reason)
         self._failed(reason)
 
@@ -279,3 +285,35 @@ class RedisTransport:
             _log.info("%s store: available again after %.1f s", self.server, change.away_s)
         else:
             _log.warning("%s store: unavailable (%s)", self.server, change.reason)
+
+
+class _Watch:
+    """The timer of one call. It ends the call when its time is over, and not when something else was to blame:
+    a blocked event loop, or the queue in front of it.
+    """
+
+    __slots__ = ("_call", "_last", "_loop", "_timer", "_transport")
+
+    def __init__(self, transport: RedisTransport, call: Call, until: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._call = call
+        self._last = until + (_QUEUE_DEADLINES - 1) * transport.deadline_s
+        self._timer = self._loop.call_at(until, self._over, until)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _over(self, until: float) -> None:
+        if self._call.answer.done():
+            return
+        now = self._loop.time()
+        if now - until > _LATE_S:
+            self._again(now + _GRACE_S)
+        elif now < self._last and self._transport.heard_since(now - self._transport.deadline_s):
+            self._again(min(now + self._transport.deadline_s, self._last))
+        else:
+            self._transport.expire(self._call)
+
+    def _again(self, until: float) -> None:
+        self._timer = self._loop.call_at(until, self._over, until)
