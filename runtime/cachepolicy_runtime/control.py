@@ -160,8 +160,10 @@ class Control:
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._due.wait()
             await self.beat()
 
     async def _refresh_stamps(self) -> None:
