@@ -6,10 +6,15 @@ import os
 import secrets
 import shlex
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.cluster.kube import RESTRICTED, Cluster, connected, wait_for
+from tests.cluster.core import Core
+from tests.cluster.installation import Operator, core_objects, core_spec, installed_operator, rendered
+from tests.cluster.kube import RESTRICTED, Cluster, Object, connected, wait_for
+from tests.cluster.policy import Policy
 
 from cachepolicy import crd, names
 
@@ -88,3 +93,66 @@ def namespace(
     yield name
     cluster.namespaces.discard(name)
     cluster.delete("Namespace", "", name)
+
+
+# ----------------------------------------------------------------- one policy and one Core for most of the tests
+
+
+@pytest.fixture(scope="session")
+def manifests(cluster: Cluster) -> list[Object]:
+    """The objects of manifests/overlays/kind."""
+    return rendered(cluster)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, definition: None, manifests: list[Object]) -> Iterator[Operator]:
+    """The operator, running."""
+    with installed_operator(cluster, manifests) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A policy as it was before there was any Core: its conditions and what kubectl printed."""
+
+    policy: Policy
+    conditions: dict[str, Object]
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def alone(cluster: Cluster, operator: Operator, new_namespace: Callable[[str], str]) -> Alone:
+    """The sample policy, Ready, in a namespace without Core."""
+    namespace = new_namespace("core")
+    cluster.namespaces.add(namespace)
+    policy = Policy(cluster, namespace)
+    policy.apply(core_spec())
+    policy.wait_ready()
+    printed = cluster.kubectl("get", "cpol", "-n", namespace)
+    return Alone(policy, policy.conditions(), printed)
+
+
+@pytest.fixture(scope="session")
+def core(cluster: Cluster, alone: Alone, manifests: list[Object]) -> Iterator[Core]:
+    """Two replicas of the reference Core and the stand-in provider, beside the policy."""
+    namespace = alone.policy.namespace
+    cluster.apply(*core_objects(manifests, namespace))
+    with ExitStack() as forwards:
+        running = Core(cluster, namespace, forwards)
+        wait_for("two ready pods of Core", lambda: len(running.pods()) == 2, timeout=120)
+        wait_for(
+            "the stand-in provider",
+            lambda: cluster.need("Deployment", namespace, "standin")["status"].get("readyReplicas"),
+            timeout=60,
+        )
+        alone.policy.wait_enforced()
+        yield running
+
+
+@pytest.fixture
+def policy(alone: Alone, core: Core) -> Policy:
+    """The shared policy, as the sample has it, enforced by both replicas."""
+    alone.policy.apply(core_spec())
+    alone.policy.wait_ready()
+    alone.policy.wait_enforced()
+    return alone.policy
