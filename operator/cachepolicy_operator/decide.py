@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from cachepolicy import names
@@ -18,9 +18,10 @@ from cachepolicy.names import Role
 from cachepolicy.quantities import Quantity
 from cachepolicy.spec import CachePolicySpec, Resources, StateServer, name_refusal, parse_spec
 from cachepolicy_operator import compare, errors, liveconfig, rollout
-from cachepolicy_operator.liveconfig import LiveInputs, LivePlan, Running
+from cachepolicy_operator.liveconfig import LiveInputs, Running
 from cachepolicy_operator.observed import Json, ObjectId, Observed, id_of
 from cachepolicy_operator.ownership import Owner, controlled_by, owner_of
+from cachepolicy_operator.plan import Growth, Notice, Plan, Removal, ServerPlan, WaitingForGC, Write
 from cachepolicy_operator.resources import (
     RenderInputs,
     ServerConfig,
@@ -35,94 +36,6 @@ from cachepolicy_operator.resources.redis_conf import own_directives
 from cachepolicy_operator.resources.statefulset import claim_name
 
 _PRUNED_KINDS = ("StatefulSet", "Service", "ConfigMap")
-
-
-@dataclass(frozen=True)
-class Notice:
-    """An Event to come: ``warning`` or normal, a CamelCase reason and action, and a sentence."""
-
-    reason: str
-    action: str
-    note: str
-    warning: bool = False
-
-
-@dataclass(frozen=True)
-class Write:
-    """An object to apply, and why (paths only)."""
-
-    obj: Json
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """An object to delete, with what to say about it; ``orphan`` leaves its pods running."""
-
-    kind: str
-    name: str
-    uid: str
-    notice: Notice | None = None
-    orphan: bool = False
-
-
-@dataclass(frozen=True)
-class Growth:
-    """A claim to enlarge."""
-
-    claim: str
-    size: str
-
-
-@dataclass(frozen=True)
-class ServerPlan:
-    """What was decided about one server.
-
-    ``live``: the plan of its directives. ``maxmemory``: what the running server should have, in bytes.
-    ``held``: why a smaller memory limit waits. ``users``: ACL SETUSER arguments of users that differ.
-    """
-
-    live: LivePlan
-    directives: tuple[str, ...]
-    pending_restart: tuple[str, ...] = ()
-    held: str | None = None
-    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything to do, in the order of the fields, and what is known for the report.
-
-    ``blocked`` says why nothing may be written at all. ``waits`` are things that time brings, as sentences.
-    """
-
-    spec: CachePolicySpec | None
-    document: PolicyDocument | None = None
-    blocked: errors.OperatorError | None = None
-    servers: Mapping[Role, ServerPlan] = field(default_factory=dict)
-    growths: tuple[Growth, ...] = ()
-    writes: tuple[Write, ...] = ()
-    removals: tuple[Removal, ...] = ()
-    publish: bool = False
-    waits: tuple[str, ...] = ()
-    notices: tuple[Notice, ...] = ()
-
-    @property
-    def directives(self) -> dict[Role, Mapping[str, str]]:
-        """CONFIG SETs to send now, by server."""
-        return {role: server.live.to_set for role, server in self.servers.items() if server.live.to_set}
-
-    @property
-    def changes(self) -> int:
-        """How many objects differ."""
-        return len(self.growths) + len(self.writes) + len(self.removals)
-
-
-class WaitingForGC(errors.RetryLater):
-    """Objects of a deleted CachePolicy of the same name are still there; the garbage collector takes them."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="WaitingForGC", after=1.0)
 
 
 def read_policy(policy: Mapping[str, Any]) -> CachePolicySpec:
@@ -218,8 +131,8 @@ def _server(observed: Observed, spec: CachePolicySpec, role: Role) -> ServerPlan
     )
     plan = liveconfig.plan(inputs)
     return ServerPlan(
-        live=plan,
-        directives=liveconfig.managed_keys(inputs),
+        inputs,
+        plan,
         pending_restart=(
             liveconfig.pending_restart(plan.restart, _restart_directives(observed, view.pod))
             if view.pod is not None

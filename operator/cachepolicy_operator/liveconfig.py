@@ -135,17 +135,12 @@ def pending_restart(wanted: Mapping[str, str], mounted: Mapping[str, str]) -> tu
 
 
 def worth_keeping(
-    attempts: Mapping[tuple[str, str], Attempt],
-    plan_: LivePlan,
-    wanted: Mapping[str, str],
-    own: Mapping[str, str],
+    attempts: Mapping[tuple[str, str], Attempt], inputs: LiveInputs, found: LivePlan
 ) -> dict[tuple[str, str], Attempt]:
     """The attempts that may still matter: of values wanted now. Whoever returns to an old value asks again."""
-    values = {
-        (key, value)
-        for key, value in (*wanted.items(), *own.items(), *((k, r.accepted) for k, r in plan_.live.items()))
-    }
-    return {key: attempt for key, attempt in attempts.items() if key in values}
+    accepted = {key: record.accepted for key, record in found.live.items()}
+    values = {*inputs.own.items(), *inputs.wanted.items(), *accepted.items()}
+    return {known: attempt for known, attempt in attempts.items() if known in values}
 
 
 def running_maxmemory(*, wanted: int, pod_allows: int, current: int, used: int, evicts: bool) -> int:

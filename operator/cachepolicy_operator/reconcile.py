@@ -18,13 +18,14 @@ from cachepolicy.document import PolicyDocument
 from cachepolicy.keys import KeyLayout
 from cachepolicy.names import Role
 from cachepolicy_operator import compare, errors, rollout
-from cachepolicy_operator.decide import Notice, Plan, Removal, decide, digest, read_policy
+from cachepolicy_operator.decide import decide, digest, read_policy
 from cachepolicy_operator.kinds import CACHE_POLICY, CLAIM, KINDS, Kind
 from cachepolicy_operator.kube import Kube
-from cachepolicy_operator.liveconfig import Attempt
+from cachepolicy_operator.liveconfig import Attempt, managed_keys, worth_keeping
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.observe import Observer
 from cachepolicy_operator.observed import Json, ObjectId, Observed, ServerView, id_of
+from cachepolicy_operator.plan import Notice, Plan, Removal
 from cachepolicy_operator.queue import Key
 from cachepolicy_operator.redis_admin import RedisDownError, RedisServer, Target
 from cachepolicy_operator.redis_look import Down, Look
@@ -201,7 +202,7 @@ class _Run:
         target = Target(
             url=f"redis://{address}:{names.REDIS_PORT}",
             passwords=self._memory.passwords,
-            directives=plan.directives if plan is not None else (),
+            directives=managed_keys(plan.inputs) if plan is not None else (),
             keys=KeyLayout.of_policy(*self._key) if role is control else None,
         )
         self._servers[role] = await self._watch.server(self._key, role, target)
@@ -226,6 +227,11 @@ class _Run:
             for role, wanted in plan.directives.items():
                 await self._set_directives(role, dict(wanted))
             plan = decide(self._observed)
+        for role, server in plan.servers.items():
+            look_ = self._observed.server(role).look
+            if look_ is not None and (role, look_.run_id) in self._memory.attempts:
+                known = self._memory.attempts[role, look_.run_id]
+                self._memory.attempts[role, look_.run_id] = worth_keeping(known, server.inputs, server.live)
         return plan
 
     async def _set_directives(self, role: Role, wanted: dict[str, str]) -> None:

@@ -19,9 +19,9 @@ from cachepolicy.status import (
 )
 from cachepolicy_operator import conditions, errors, rollout
 from cachepolicy_operator.conditions import Condition, ConditionType, Status
-from cachepolicy_operator.decide import Notice, Plan
 from cachepolicy_operator.enforcement import Enforcement, core_selector, counting_pods, enforcement
 from cachepolicy_operator.observed import Json, Observed
+from cachepolicy_operator.plan import Notice, Plan
 from cachepolicy_operator.redis_look import Down
 from cachepolicy_operator.resources import server_host
 

@@ -148,6 +148,8 @@ def _container_trouble(pod: str, status: Json) -> Trouble | None:
 
 
 def _last_words(ended: Json) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return "it needs more memory than its limit and was killed: raise resources.limits.memory"
     lines = [_LOG_PREFIX.sub("", line).strip() for line in str(ended.get("message") or "").splitlines()]
     lines = [line for line in lines if line]
     for position, line in enumerate(lines):
