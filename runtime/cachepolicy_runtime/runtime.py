@@ -120,6 +120,7 @@ class CacheRuntime:
         self._responses = Responses(self._cache_view)
         self._embeddings = Embeddings(self._cache_view)
         self._active = self._activate(Reading(_built_in(settings), ()))
+        self._use(self._active.stores)
         if self._source is not None:
             self._source.subscribe(self._adopt)
 
@@ -252,10 +253,13 @@ class CacheRuntime:
             return
         self._unusable = None
         if self._active.stores is not before.stores:
-            self.sessions.use(self._active.stores.sessions)
-            self.control.use(self._active.stores.control)
+            self._use(self._active.stores)
             self._retire(before.stores)
         self.control.applied(reading)
+
+    def _use(self, stores: Stores) -> None:
+        self.sessions.use(stores.sessions)
+        self.control.use(stores.control)
 
     def _activate(self, reading: Reading) -> Active:
         document = reading.document

@@ -27,7 +27,7 @@ def site(tmp_path: Path, real_server: Server) -> Site:
 async def stored(site: Site, pattern: str) -> list[str]:
     """Names of the keys that are in Redis."""
     async with Server("", site.url).client() as redis:
-        return [bytes(key).decode() for key in await redis.keys(pattern)]
+        return [key.decode() for key in await redis.keys(pattern) if isinstance(key, bytes)]
 
 
 # --- response cache ---------------------------------------------------------------------------------------
