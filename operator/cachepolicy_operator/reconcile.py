@@ -38,6 +38,8 @@ _MOST_ROUNDS: Final = 4
 _ECHO_WAIT: Final = 0.8
 _ECHO_PACE: Final = 0.05
 _CONFLICT_PAUSE: Final = 30.0
+#: An object that the API server refuses may be let through when something else in the cluster has changed.
+_REFUSED_PAUSE: Final = 60.0
 
 _KINDS_BY_NAME: Final = {kind.name: kind for kind in KINDS.values()}
 
@@ -178,6 +180,8 @@ class _Run:
         self._hand_over(plan)
         if isinstance(failure, errors.RetryLater):
             raise failure
+        if failure is not None:
+            return _REFUSED_PAUSE
         pause = next_look(self._observed, plan, status)
         if pause is None and not self._wrote:
             self._memory.versions = versions_of(self._observed)
@@ -269,13 +273,24 @@ class _Run:
             self._metrics.wrote(CLAIM.name, "grows")
             note = f"PersistentVolumeClaim {growth.claim} is asked to grow to {growth.size}"
             notices.append(Notice("VolumeGrows", "Resize", note))
-        for write in plan.writes:
-            await self._apply(write.obj, write.reasons)
+        refused = await self._apply_all(plan)
         for removal in plan.removals:
             notices += await self._remove(removal)
         if plan.document is not None:
             self._memory.document = plan.document
         await self._owner._announce(self._policy, tuple(notices))
+        if refused is not None:
+            raise refused
+
+    async def _apply_all(self, plan: Plan) -> errors.Invalid | None:
+        """Apply in order. One that the API server refuses holds up none of the others: it is given back."""
+        refused = None
+        for write in plan.writes:
+            try:
+                await self._apply(write.obj, write.reasons)
+            except errors.Invalid as error:
+                refused = refused or error
+        return refused
 
     async def _still_wanted(self) -> None:
         """Apply creates: a policy that was deleted or changed meanwhile must not come back in its objects."""
@@ -291,7 +306,12 @@ class _Run:
     async def _apply(self, obj: Json, reasons: tuple[str, ...]) -> None:
         kind, name = id_of(obj)
         log.info("apply %s %s: %s", kind, name, "; ".join(reasons[:5]))
-        stored = await self._kube.apply(obj)
+        try:
+            stored = await self._kube.apply(obj)
+        except errors.Invalid:
+            if (kind, name) not in self._observed.objects:
+                raise
+            stored = await self._take_back(obj)
         stored = {"apiVersion": obj["apiVersion"], "kind": kind, **stored}
         self._metrics.wrote(kind, _kind_of_reason(reasons[0]))
         self._memory.unappliable.pop((kind, name), None)
@@ -304,6 +324,18 @@ class _Run:
             objects={**self._observed.objects, (kind, name): stored},
             unappliable=dict(self._memory.unappliable),
         )
+
+    async def _take_back(self, obj: Json) -> Json:
+        """Replace what somebody wrote into a list beside our items so that both together are invalid.
+
+        Server-side apply merges lists by key and cannot remove another's item: a port whose number was changed is a
+        second port of the same name. A merge patch replaces whole lists; the apply after it makes them ours again.
+        """
+        kind, name = id_of(obj)
+        log.info("%s %s: lists are replaced, as merging into them is refused", kind, name)
+        content = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata")}
+        await self._kube.patch(_KINDS_BY_NAME[kind], self._key.namespace, name, content)
+        return await self._kube.apply(obj)
 
     async def _remove(self, removal: Removal) -> tuple[Notice, ...]:
         """Delete; gives back the notice where there was something."""
