@@ -134,7 +134,7 @@ def _url(text: str) -> str:
 def _add_dev(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("file", metavar="FILE", help="YAML with one CachePolicy; edits of it are followed")
     verb.add_argument(
-        "--port", type=int, default=8080, help="port of the first replica on 127.0.0.1 (%(default)s)"
+        "--port", type=_port, default=8080, help="port of the first replica on 127.0.0.1 (%(default)s)"
     )
     verb.add_argument(
         "--replicas",
@@ -150,6 +150,12 @@ def _add_dev(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--upstream", metavar="URL", help="base URL of a real provider instead of the stand-in")
     verb.add_argument("--upstream-api-key-file", type=Path, metavar="FILE", help="its API key")
     verb.set_defaults(run=_dev)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, not {text[:20]!r}")
+    return int(text)
 
 
 def _dev(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,6 +23,8 @@ from cachepolicy_operator.processes import Process, ProcessError, Program, free_
 
 GATEWAY: Final = "cachepolicy_runtime.gateway"
 STANDIN: Final = "cachepolicy_runtime.standin"
+# Of the extra [gateway]: Core is a process of its own, and would only end with an ImportError.
+_NEEDED: Final = ("fastapi", "uvicorn", "httpx")
 _LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
@@ -126,6 +129,8 @@ class Stack:
 
     async def start(self, manifest: PolicyManifest) -> None:
         """Bring everything up. Raises :class:`ProcessError` or what the back end raises."""
+        if lacking := [name for name in _NEEDED if find_spec(name) is None]:
+            raise ProcessError(f"Core needs {', '.join(lacking)}: pip install 'cachepolicy[gateway]'")
         await self.backend.apply(manifest)
         if self.options.upstream is None:
             self.standin = self._standin()

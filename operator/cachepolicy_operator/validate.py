@@ -20,10 +20,10 @@ class UnreadableFileError(Exception):
     """A file cannot be read at all; the message names it and says why."""
 
 
-def read_text(file: str, stdin: TextIO | None = None) -> str:
+def read_text(file: str) -> str:
     """The text of ``file``, or of standard input for ``-``. Raises :class:`UnreadableFileError`."""
     if file == STDIN:
-        return (stdin or sys.stdin).read()
+        return sys.stdin.read()
     try:
         return Path(file).read_text(encoding="utf-8")
     except OSError as error:
@@ -69,23 +69,22 @@ def validate(files: Sequence[str], out: TextIO, err: TextIO) -> bool:
 
 def one_policy(file: str, err: TextIO) -> PolicyManifest | None:
     """The one CachePolicy of ``file``, or None after saying on ``err`` what is wrong."""
-    text = read_policies(read_text(file))
-    problems = [f"{file}:{problem.line}: {problem}" for problem in text.problems]
+    text, name = read_policies(read_text(file)), _name(file)
+    problems = [f"{name}:{problem.line}: {problem}" for problem in text.problems]
     problems += [
-        f"{file}:{policy.line}: {refusal}"
+        f"{name}:{policy.line}: {refusal}"
         for policy in text.policies
         for refusal in semantic_problems(policy.spec)
     ]
     if not problems and len(text.policies) != 1:
-        problems.append(f"{file}: exactly one CachePolicy is needed, and {len(text.policies)} are there")
+        problems.append(f"{name}: exactly one CachePolicy is needed, and {len(text.policies)} are there")
     for problem in problems:
         print(problem, file=err)
     return None if problems else text.policies[0]
 
 
 def _validate_file(file: str, out: TextIO, err: TextIO) -> bool:
-    text = read_policies(read_text(file))
-    name = "standard input" if file == STDIN else file
+    text, name = read_policies(read_text(file)), _name(file)
     valid = not text.problems
     for problem in text.problems:
         print(f"{name}:{problem.line}: {problem}", file=err)
@@ -103,3 +102,7 @@ def _validate_file(file: str, out: TextIO, err: TextIO) -> bool:
         print(f"{name}: no CachePolicy in it", file=err)
         return False
     return valid
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == STDIN else file
