@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order then as well
     try:
         # Short, so that the sockets fit into it.
         with tempfile.TemporaryDirectory(prefix="cachepolicy-demo-") as folder:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from cachepolicy.names import Role
-from cachepolicy.spec import CachePolicySpec, Storage
+from cachepolicy.servers import Storage
+from cachepolicy.spec import CachePolicySpec
 from cachepolicy_operator.errors import Stalled
 from cachepolicy_operator.policyfile import PolicyManifest, read_policies
 from cachepolicy_operator.resources import memory
