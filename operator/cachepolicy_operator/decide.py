@@ -16,7 +16,8 @@ from cachepolicy import names
 from cachepolicy.document import DocumentError, PolicyDocument, build_document, read_document, revision_of
 from cachepolicy.names import Role
 from cachepolicy.quantities import Quantity
-from cachepolicy.spec import CachePolicySpec, Resources, StateServer, name_refusal, parse_spec
+from cachepolicy.servers import Resources, StateServer
+from cachepolicy.spec import CachePolicySpec, name_refusal, parse_spec
 from cachepolicy_operator import compare, errors, liveconfig, rollout
 from cachepolicy_operator.liveconfig import LiveInputs, Running
 from cachepolicy_operator.observed import Json, ObjectId, Observed, id_of

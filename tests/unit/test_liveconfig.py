@@ -182,18 +182,21 @@ def test_whoever_returns_to_an_old_value_asks_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "pod_allows", "current", "used", "evicts", "expected"),
+    ("wanted", "pod_allows", "current", "used", "expected"),
     [
-        pytest.param(200, 100, 100, 50, False, 100, id="raising waits for a pod with the memory"),
-        pytest.param(200, 200, 100, 50, False, 200, id="raised once the pod has it"),
-        pytest.param(50, 100, 100, 40, False, 50, id="lowered when the data fits"),
-        pytest.param(50, 100, 100, 60, False, 100, id="kept while it does not: writes would fail"),
-        pytest.param(50, 100, 100, 60, True, 50, id="lowered where the server evicts"),
-        pytest.param(50, 100, 0, 60, False, 50, id="unlimited is never kept"),
+        pytest.param(200, 100, 100, 50, 100, id="raising waits for a pod with the memory"),
+        pytest.param(200, 200, 100, 50, 200, id="raised once the pod has it"),
+        pytest.param(50, 100, 100, 40, 50, id="lowered when the data fits"),
+        pytest.param(50, 100, 100, 60, 100, id="kept while it does not: writes would fail"),
+        pytest.param(50, 100, 0, 60, 50, id="unlimited is never kept"),
     ],
 )
 def test_maxmemory_follows_the_memory_limit_without_a_write_outage(
-    wanted: int, pod_allows: int, current: int, used: int, evicts: bool, expected: int
+    wanted: int, pod_allows: int, current: int, used: int, expected: int
 ) -> None:
-    found = running_maxmemory(wanted=wanted, pod_allows=pod_allows, current=current, used=used, evicts=evicts)
+    found = running_maxmemory(wanted=wanted, pod_allows=pod_allows, current=current, used=used, evicts=False)
     assert found == expected
+
+
+def test_maxmemory_of_a_server_that_evicts_is_lowered_at_once() -> None:
+    assert running_maxmemory(wanted=50, pod_allows=100, current=100, used=60, evicts=True) == 50
