@@ -14,7 +14,7 @@ from enum import Enum
 
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout, by_value
-from cachepolicy.spec import ByType, RateLimit, StoreFailure
+from cachepolicy.limits import ByType, RateLimit, StoreFailure
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
 from cachepolicy_runtime.store.port import Admission, LimitCheck, LimitStore, StoreUnavailable, WindowRate
 

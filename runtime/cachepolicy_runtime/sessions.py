@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
-from cachepolicy.spec import Sessions as SessionRules
-from cachepolicy.spec import SessionStoreFailure
+from cachepolicy.sessions import Sessions as SessionRules
+from cachepolicy.sessions import SessionStoreFailure
 from cachepolicy_runtime.session import (
     Session,
     SessionsUnavailable,

@@ -61,11 +61,13 @@ async def test_room_comes_back_when_the_window_has_passed(stores: Stores) -> Non
     assert (await stores.limits.admit([limit])).admitted
 
 
-async def test_a_request_refused_by_one_limit_burns_no_other(stores: Stores) -> None:
+@pytest.mark.parametrize("narrow_first", [False, True])
+async def test_a_request_refused_by_one_limit_burns_no_other(stores: Stores, narrow_first: bool) -> None:
     wide, narrow = check("wide", (10, MINUTE)), check("narrow", (1, MINUTE))
-    assert (await stores.limits.admit([wide, narrow])).admitted
+    both = [narrow, wide] if narrow_first else [wide, narrow]
+    assert (await stores.limits.admit(both)).admitted
     for _ in range(3):
-        assert not (await stores.limits.admit([wide, narrow])).admitted
+        assert not (await stores.limits.admit(both)).admitted
     assert (await stores.limits.admit([wide])).states[0][0].remaining == 8
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
-from cachepolicy.spec import RateLimit
+from cachepolicy.limits import RateLimit
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, RateReport, Subject, compile_limits
 from cachepolicy_runtime.ratelimit_answer import headers, problem, rate_limit, rate_limit_policy, status_of
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore

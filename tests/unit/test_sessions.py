@@ -9,7 +9,7 @@ import pytest
 
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
-from cachepolicy.spec import Sessions as SessionRules
+from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime.session import Session, SessionError, SessionsUnavailable, SessionTooLarge, new_id
 from cachepolicy_runtime.session_copies import SERVES_MS, Copies, Copy
 from cachepolicy_runtime.sessions import CookieChange, SessionPolicy, Sessions

@@ -61,8 +61,10 @@ for i, w in ipairs(windows) do
     for age = 10, 0, -1 do
       if w.by_age[age] then
         used = used - w.by_age[age]
-        retry = leaves(w, age)
-        if used + w.weight <= w.limit then break end
+        if used + w.weight <= w.limit then
+          retry = leaves(w, age)
+          break
+        end
       end
     end
     -- A weight above the limit never has room; it is told the whole window.
