@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from cachepolicy import KeyLayout
-from cachepolicy.spec import EmbeddingCache, Purge, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
 from cachepolicy.stamps import Scope, combine
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CacheView

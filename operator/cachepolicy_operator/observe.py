@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 
@@ -26,7 +26,7 @@ from cachepolicy_operator.kube import Kube
 from cachepolicy_operator.observed import Json, ObjectId, Observed, ServerView, id_of
 from cachepolicy_operator.ownership import Owner, owner_of
 from cachepolicy_operator.queue import Key
-from cachepolicy_operator.resources import FoundCredentials, found_in
+from cachepolicy_operator.resources import Credentials, FoundCredentials, found_in
 from cachepolicy_operator.resources.labels import policy_selector
 
 _LISTED: Final = (STATEFUL_SET, SERVICE, CONFIG_MAP)
@@ -56,8 +56,13 @@ class Observer:
             return None
         return {"apiVersion": CACHE_POLICY.api_version, "kind": CACHE_POLICY.name, **found}
 
-    async def observe(self, policy: Json, spec: CachePolicySpec, now: datetime) -> Observed:
-        """Everything but Redis itself. Credentials that are missing are made here, and written with the rest."""
+    async def observe(
+        self, policy: Json, spec: CachePolicySpec, now: datetime, made: Credentials | None
+    ) -> Observed:
+        """Everything but Redis itself. Credentials that are missing are made here, and written with the rest.
+
+        ``made`` are those of an attempt that failed half-way: what it wrote must not be made again.
+        """
         name, uid = policy["metadata"]["name"], policy["metadata"]["uid"]
         objects = await self._objects(policy["metadata"]["namespace"], name, spec)
         found = _credentials(objects.children, name, uid)
@@ -66,7 +71,7 @@ class Observer:
             policy=policy,
             default_image=self._default_image,
             now=now,
-            credentials=found.complete(),
+            credentials=_completed(found, made),
             lost_credentials=found.missing if had_some else (),
             objects=objects.children,
             claims=objects.claims,
@@ -120,6 +125,14 @@ def _server_names(policy: str, role: Role) -> list[tuple[Kind, str]]:
         (SERVICE, names.server(policy, role)),
         (STATEFUL_SET, names.server(policy, role)),
     ]
+
+
+def _completed(found: FoundCredentials, made: Credentials | None) -> Credentials:
+    if made is None:
+        return found.complete()
+    return Credentials(
+        *(getattr(found, part.name) or getattr(made, part.name) for part in fields(Credentials))
+    )
 
 
 def _credentials(children: dict[ObjectId, Json], name: str, uid: str) -> FoundCredentials:

@@ -94,6 +94,9 @@ def _ready(
     if trouble is not None and (plan.blocked is not None or isinstance(trouble, errors.Stalled)):
         return Condition.false(ConditionType.READY, _reason(trouble), str(trouble))
     for part in (redis, config, written):
+        if part.status is not Status.TRUE and trouble is not None:
+            # What could not be written comes first: a pod that does not exist yet is only its consequence.
+            return Condition.false(ConditionType.READY, _reason(trouble), str(trouble))
         if part.status is not Status.TRUE:
             return Condition.false(ConditionType.READY, part.reason, part.message)
     return Condition.true(

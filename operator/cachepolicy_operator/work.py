@@ -10,6 +10,7 @@ from cachepolicy_operator.liveconfig import Attempt
 from cachepolicy_operator.observed import Json, ObjectId, Observed, ServerView, id_of
 from cachepolicy_operator.queue import Key
 from cachepolicy_operator.redis_look import Down, Look
+from cachepolicy_operator.resources import Credentials
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Memory:
 
     ``attempts`` by (server, run id). ``document``: the newest that was written. ``lagging``: a revision, and the loop
     time since when Core has been seen not to enforce it. ``passwords`` of the operator user, newest first.
-    ``versions``: resourceVersions when the policy was last found at rest; empty when it was not.
+    ``credentials`` of an attempt that failed half-way. ``versions``: resourceVersions when the policy was last found at rest; empty when it was not.
     """
 
     attempts: dict[tuple[Role, str], dict[tuple[str, str], Attempt]] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class Memory:
     lagging: tuple[str, float] | None = None
     unappliable: dict[ObjectId, tuple[str, str]] = field(default_factory=dict)
     passwords: tuple[str, ...] = ()
+    credentials: Credentials | None = None
     versions: dict[ObjectId, str] = field(default_factory=dict)
 
 

@@ -16,10 +16,13 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cachepolicy import capabilities
+from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
 from cachepolicy.keys import KeyLayout
+from cachepolicy.limits import RateLimit
 from cachepolicy.names import Role
 from cachepolicy.schema import ApiModel, field_errors, strip_unknown
-from cachepolicy.spec import CachePolicySpec, EmbeddingCache, Purge, RateLimit, ResponseCache, Sessions
+from cachepolicy.sessions import Sessions
+from cachepolicy.spec import CachePolicySpec
 
 CONTRACT_MAJOR = 1
 CONTRACT_MINOR = 0

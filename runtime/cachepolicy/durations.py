@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
+
+from cachepolicy.schema import cel, cel_matches, cel_rules
 
 PATTERN = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 MAX_LENGTH = 20
@@ -77,3 +79,33 @@ class Duration:
         if isinstance(value, str):
             return cls.parse(value)
         raise ValueError(f"a duration is a string such as 90s or 1h30m, not {type(value).__name__}")
+
+
+_POSITIVE = "must be longer than 0s"
+
+
+_SELF_IS_DURATION = cel_matches("self", PATTERN)
+
+
+class _Positive:
+    """Marks a duration that must be longer than nothing."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        form = handler(schema)
+        # What is no duration has its own message: duration() would add one about types.
+        rule = cel(f"!{_SELF_IS_DURATION} || duration(self) > duration('0s')", _POSITIVE)
+        return form | cel_rules(*form["x-kubernetes-validations"], rule)
+
+    @staticmethod
+    def _check(value: Duration) -> Duration:
+        if value.milliseconds <= 0:
+            raise ValueError(_POSITIVE)
+        return value
+
+
+PositiveDuration = Annotated[Duration, _Positive()]

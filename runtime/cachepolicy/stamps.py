@@ -16,8 +16,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cachepolicy.caches import Purge
 from cachepolicy.keys import encode
-from cachepolicy.spec import Purge
 
 ALL = "all"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cachepolicy.spec import Cacheable
+from cachepolicy.caches import Cacheable
 
 #: How the responses API says "stop".
 _COMPLETED = "completed"

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cachepolicy.caches import EmbeddingCache, ResponseCache
 from cachepolicy.keys import KeyLayout
-from cachepolicy.spec import EmbeddingCache, ResponseCache
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.keys import CacheSecret
 from cachepolicy_runtime.store.port import CacheStore

@@ -27,12 +27,12 @@ from typing import Any
 
 from cachepolicy import stamps
 from cachepolicy.acknowledgement import Member
+from cachepolicy.caches import EmbeddingCache, ResponseCache
 from cachepolicy.document import CONTRACT, DocumentRedis, PolicyDocument, Reading
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
 from cachepolicy.names import FILE_ADMIN_TOKEN, FILE_HMAC_KEY, Role
-from cachepolicy.spec import EmbeddingCache, ResponseCache
-from cachepolicy.spec import Sessions as SessionRules
+from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime import status
 from cachepolicy_runtime.asgi.endpoints import Endpoints
 from cachepolicy_runtime.asgi.types import Scope, client_ip

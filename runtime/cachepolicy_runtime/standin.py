@@ -29,6 +29,8 @@ from cachepolicy_runtime import serving
 DEFAULT_DELAY = Duration.parse("400ms")
 DEFAULT_DIMENSIONS = 64
 MAX_DIMENSIONS = 4096
+#: What ``GET /counts`` tells: calls, streams that were read to their end, and texts embedded.
+COUNTED = ("chat", "streams", "streamsFinished", "embeddings", "texts")
 #: Every answer has this time in it: the same request gives the same bytes.
 CREATED = 1_767_225_600
 
@@ -42,7 +44,7 @@ class BadRequestError(ValueError):
 def create_app(delay: Duration = DEFAULT_DELAY) -> FastAPI:
     """The provider as an ASGI application; ``delay`` is how long one answer takes as a whole."""
     app = FastAPI(title="stand-in provider", openapi_url=None)
-    counts: Counter[str] = Counter({"chat": 0, "streams": 0, "embeddings": 0, "texts": 0})
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
 
     @app.get("/counts")
     async def count() -> dict[str, int]:
@@ -55,9 +57,15 @@ def create_app(delay: Duration = DEFAULT_DELAY) -> FastAPI:
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         cut = isinstance(limit, int) and limit < len(words)
         spoken, reason = (words[:limit], "length") if cut else (words, "stop")
+
+        async def events() -> AsyncIterator[bytes]:
+            async for event in _stream(body, spoken, reason, delay):
+                yield event
+            counts["streamsFinished"] += 1
+
         if body.get("stream"):
             counts["streams"] += 1
-            return StreamingResponse(_stream(body, spoken, reason, delay), media_type="text/event-stream")
+            return StreamingResponse(events(), media_type="text/event-stream")
         counts["chat"] += 1
         await asyncio.sleep(delay.seconds)
         return _json(completion(body, spoken, reason))

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from tests.caches import LAYOUT
 
-from cachepolicy.spec import Cookie, SameSite, SessionStoreFailure
-from cachepolicy.spec import Sessions as SessionRules
+from cachepolicy.sessions import Cookie, SameSite, SessionStoreFailure
+from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
 from cachepolicy_runtime.asgi.sessions import SessionMiddleware, set_cookie
 from cachepolicy_runtime.asgi.types import App, Message, Receive, Scope, Send, bearer, client_ip, route_path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachepolicy.spec import Purge
+from cachepolicy.caches import Purge
 from cachepolicy.stamps import Scope, combine, covering_scopes
 
 ENTRY = Scope(kind="responses", tenant="acme", provider="openai", model="gpt-x")

@@ -170,6 +170,16 @@ def test_a_failure_of_the_api_server_shows_as_reconciling() -> None:
     assert found["Reconciling"] == ("True", "Forbidden")
 
 
+def test_what_could_not_be_written_is_why_a_policy_is_not_ready() -> None:
+    """A person who looks at Ready finds the quota, not that a pod is missing."""
+    status = report(
+        nothing_yet(), decide(nothing_yet()), errors.Forbidden("apply Service ns/x: exceeded quota")
+    )
+    ready = status["conditions"][0]
+    assert (ready["status"], ready["reason"]) == ("False", "Forbidden")
+    assert "quota" in ready["message"]
+
+
 def test_an_object_that_the_api_server_refuses_stalls() -> None:
     found = said(at_rest(), errors.Invalid("apply StatefulSet ns/core-state: no", field="spec.x"))
     assert found["Stalled"] == ("True", "InvalidObject")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from cachepolicy import Duration
-from cachepolicy.spec import Cacheable
+from cachepolicy.caches import Cacheable
 from cachepolicy_runtime.answers import Answer, refusal
 from cachepolicy_runtime.standin import create_app
 
@@ -32,7 +32,8 @@ async def test_a_chat_answer_is_complete_and_the_same_every_time(client: httpx.A
     second = await client.post("/v1/chat/completions", json=CHAT)
     assert first.content == second.content
     assert refusal(Answer(200, first.content, first.headers), Cacheable()) is None
-    assert (await client.get("/counts")).json() == {"chat": 2, "streams": 0, "embeddings": 0, "texts": 0}
+    counts = (await client.get("/counts")).json()
+    assert counts == {"chat": 2, "streams": 0, "streamsFinished": 0, "embeddings": 0, "texts": 0}
 
 
 async def test_an_answer_that_is_cut_off_says_so(client: httpx.AsyncClient) -> None:
@@ -55,6 +56,8 @@ async def test_a_stream_says_the_same_in_events(client: httpx.AsyncClient) -> No
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == whole
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["usage"]["completion_tokens"] == len(whole.split(" "))
+    counts = (await client.get("/counts")).json()
+    assert (counts["streams"], counts["streamsFinished"]) == (1, 1)
 
 
 async def test_embeddings_belong_to_their_texts(client: httpx.AsyncClient) -> None:

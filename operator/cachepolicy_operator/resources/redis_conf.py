@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from cachepolicy.names import Role
-from cachepolicy.spec import CachePolicySpec, StateServer
+from cachepolicy.servers import StateServer
+from cachepolicy.spec import CachePolicySpec
 from cachepolicy_operator.resources import memory
 from cachepolicy_operator.resources.inputs import ServerConfig
 

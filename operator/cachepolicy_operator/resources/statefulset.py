@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cachepolicy import names
 from cachepolicy.names import Role
-from cachepolicy.spec import StateServer
+from cachepolicy.servers import StateServer
 from cachepolicy_operator.resources import config_map, memory
 from cachepolicy_operator.resources.inputs import RenderInputs
 from cachepolicy_operator.resources.labels import object_labels, selector

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from cachepolicy.spec import Cookie
+from cachepolicy.sessions import Cookie
 from cachepolicy_runtime.asgi.problem import send_problem
 from cachepolicy_runtime.asgi.types import App, Header, Message, Receive, Scope, Send
 from cachepolicy_runtime.session import Session, SessionError, SessionsUnavailable, issued
