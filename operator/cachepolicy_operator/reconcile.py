@@ -96,7 +96,7 @@ class Reconciler:
             observed = Observed(policy=policy, default_image="", now=self._now(), credentials=nothing)
             await self._say(observed, Plan(None, blocked=stalled))
             return None
-        observed = await self._observer.observe(policy, spec, self._now())
+        observed = await self._observer.observe(policy, spec, self._now(), memory.credentials)
         observed = replace(observed, remembered=memory.document, unappliable=dict(memory.unappliable))
         await self._watch.forget(key, keep=frozenset(spec.roles))
         return await self._work(Work(key, memory, observed))
@@ -124,6 +124,7 @@ class Reconciler:
     async def _act(self, work: Work, servers: Servers, plan: Plan) -> errors.OperatorError | None:
         """Write and tell; what cannot be done now is given back, to be reported before it is tried again."""
         writer = Writer(work, self._kube, self._observer, self._metrics)
+        work.memory.credentials = work.observed.credentials
         try:
             await writer.write(plan)
             await servers.tell(plan)
@@ -131,6 +132,7 @@ class Reconciler:
             return error
         finally:
             await self._announce(work.observed.policy, writer.notices)
+        work.memory.credentials = None
         return None
 
     async def _say(self, observed: Observed, plan: Plan, failure: errors.OperatorError | None = None) -> Json:

@@ -55,10 +55,14 @@ def claim(size: str, capacity: str) -> Json:
 
 
 def test_everything_is_made_in_the_order_in_which_it_is_needed() -> None:
-    """What a pod mounts stands before the pod; the document for Core comes last."""
+    """All Secrets, then what a pod mounts before the pod; the document for Core comes last."""
     plan = decide(nothing_yet())
     names = written(plan)
-    assert names[0] == ("Secret", "core-redis-auth")
+    assert {name for kind, name in names[:3] if kind == "Secret"} == {
+        "core-redis-auth",
+        "core-core",
+        "core-core-keys",
+    }
     assert names[-1] == ("ConfigMap", "core-core")
     assert names.index(("ConfigMap", "core-state-config")) < names.index(("StatefulSet", "core-state"))
     assert all(write.reasons == ("missing",) for write in plan.writes)
