@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,8 @@ def serve(app: Any, *, host: str, port: int, environ: Mapping[str, str] = os.env
     The caller's address is that of the connection. Only where FORWARDED_ALLOW_IPS names trusted proxies is
     their ``X-Forwarded-For`` believed.
     """
+    # uvicorn raises the signal that ended it once more, for whoever handled it before: that is the end, cleanly.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     proxies = environ.get("FORWARDED_ALLOW_IPS")
     uvicorn.run(
         app,
