@@ -57,6 +57,15 @@ def test_a_changed_ttl_gives_a_new_revision_that_both_enforce(policy: Policy, co
     assert (core.lives(), policy.lives()) == before[:2]
 
 
+def test_a_pod_selector_of_ones_own_says_whose_word_counts(policy: Policy) -> None:
+    policy.apply(changed("core.podSelector", {"matchLabels": {"app.kubernetes.io/name": "core"}}))
+    policy.wait_enforced()
+    policy.apply(changed("core.podSelector", {"matchLabels": {"app.kubernetes.io/name": "elsewhere"}}))
+    message = policy.wait_until("Enforced", "Unknown", "NoReplicas")
+    assert "app.kubernetes.io/name=elsewhere" in message
+    assert policy.condition("Ready")[0] == "True"
+
+
 def test_a_section_can_be_taken_away_and_given_back(policy: Policy, core: Core) -> None:
     spec = core_spec()
     del spec["embeddingCache"]

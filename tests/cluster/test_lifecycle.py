@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -133,7 +134,8 @@ def test_an_image_that_cannot_be_pulled_is_named_and_the_fix_is_enough(
     assert "redis:never-made" in message
     assert "spec.redis.managed.image" in message
     assert absent.condition("RedisAvailable")[0] == "False"
-    # Not an empty ``managed``: server-side apply makes null of an object that loses its last field.
+    # Not an empty ``managed``: server-side apply makes null of an object that loses its last field
+    # (kubernetes/kubernetes#135841).
     absent.apply({"redis": {"managed": {"imagePullPolicy": "IfNotPresent"}}, "responseCache": {}})
     absent.wait_ready()
 
@@ -149,6 +151,33 @@ def test_an_object_of_somebody_else_under_our_name_is_left_alone(
     assert taken.owned() == []
     taken.cluster.delete("ConfigMap", taken.namespace, name)
     taken.wait_ready(timeout=START_SECONDS + 40)
+
+
+def test_a_failure_half_way_is_said_and_no_password_is_made_twice(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    """A quota refuses the Services; every attempt must go on with what the one before it stored."""
+    quota: Object = {"apiVersion": "v1", "kind": "ResourceQuota", "spec": {"hard": {"count/services": "0"}}}
+    cluster.apply(quota | {"metadata": {"name": "none", "namespace": namespace}})
+    policy = Policy(cluster, namespace, "half")
+    policy.apply(MINIMAL)
+    message = wait_for("the quota in the message", lambda: _ready_message(policy, "quota"), timeout=20)
+    assert "half-cache" in message, "the object that failed is named"
+    auth = names.redis_auth_secret("half")
+    before = policy.secret(auth)
+    time.sleep(4)  # two more attempts: the pauses between them are 1 and 2 s
+    assert policy.secret(auth) == before
+    cluster.kubectl("delete", "resourcequota", "none", "-n", namespace)
+    policy.wait_ready()
+    assert policy.secret(auth) == before
+    assert policy.redis(Role.CACHE, "PING", user=names.USER_CORE) == "PONG"
+
+
+def _ready_message(policy: Policy, word: str) -> str:
+    said = policy.conditions()["Ready"]
+    assert said["status"] == "False", str(said)
+    assert word in said["message"], str(said)
+    return str(said["message"])
 
 
 # ----------------------------------------------------------------------------------------------- the last day
@@ -201,6 +230,42 @@ def test_deleting_a_policy_takes_everything_but_the_volume_and_making_it_again_f
         assert claims(policy) == before[1]
     finally:
         operator.scale(1)
+
+
+def test_a_larger_volume_is_had_without_a_restart(
+    cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    if not growing_volumes(cluster):
+        pytest.skip("the default StorageClass of this cluster does not let volumes grow")
+    policy = Policy(cluster, namespace, "larger")
+    policy.apply(STATE_ONLY)
+    policy.wait_ready()
+    lives, (claim,) = policy.lives(), claims(policy)
+    spec = copy.deepcopy(STATE_ONLY)
+    spec["redis"]["managed"]["state"]["storage"]["size"] = "2Gi"
+    policy.apply(spec)
+    wait_for(
+        "the claim to be larger",
+        lambda: (
+            cluster.need("PersistentVolumeClaim", namespace, claim)["status"]["capacity"]["storage"] == "2Gi"
+        ),
+        timeout=60,
+    )
+    policy.wait_ready()
+    template = cluster.need("StatefulSet", namespace, names.server("larger", Role.STATE))
+    requests = template["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]
+    assert requests == {"storage": "2Gi"}
+    assert policy.lives() == lives
+
+
+def growing_volumes(cluster: Cluster) -> bool:
+    """Whether the default StorageClass lets claims grow."""
+    answer = cluster.http.get("/apis/storage.k8s.io/v1/storageclasses").json()
+    marked = "storageclass.kubernetes.io/is-default-class"
+    return any(
+        item.get("allowVolumeExpansion") and item["metadata"].get("annotations", {}).get(marked) == "true"
+        for item in answer["items"]
+    )
 
 
 def test_without_its_last_section_a_server_goes_and_its_claim_stays(

@@ -168,12 +168,25 @@ def test_a_password_changed_in_redis_is_taken_back(fixed: Policy) -> None:
     for role in Role:
         answer = fixed.redis(role, "ACL", "SETUSER", names.USER_CORE, "resetpass", ">wrong")
         assert answer == "OK"
-        assert "WRONGPASS" in fixed.redis(role, "PING", user=names.USER_CORE)
+        assert fixed.redis(role, "PING", user=names.USER_CORE) != "PONG"
     wait_for(
         "Core's password to be right again",
         lambda: all(fixed.redis(role, "PING", user=names.USER_CORE) == "PONG" for role in Role),
         timeout=10,
     )
+
+
+def test_a_server_that_no_longer_knows_the_operator_is_reported_and_a_restart_is_enough(
+    fixed: Policy, operator: Operator
+) -> None:
+    """Its connections were closed and its password changed: nobody else could put that right."""
+    assert fixed.redis(Role.CACHE, "ACL", "SETUSER", names.USER_OPERATOR, "resetpass", ">wrong") == "OK"
+    operator.kill()
+    message = fixed.wait_until("RedisAvailable", "False", "WrongPassword", timeout=40)
+    assert fixed.pod_name(Role.CACHE) in message
+    assert "wrong" not in message.replace("wrong password", "")
+    fixed.cluster.delete("Pod", fixed.namespace, fixed.pod_name(Role.CACHE))
+    fixed.wait_ready()
 
 
 def test_a_paused_policy_is_left_as_it_is(fixed: Policy) -> None:
