@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from cachepolicy import names
-from cachepolicy.schema import field_errors
+from cachepolicy.schema import error_details, field_errors
 from cachepolicy.spec import CachePolicySpec, name_refusal
 
 DEFAULT_NAMESPACE = "default"
@@ -147,15 +147,8 @@ def _policy(node: yaml.Node, content: Mapping[str, Any]) -> PolicyManifest | tup
 
 
 def _spec_problems(node: yaml.Node, error: ValidationError) -> Iterator[Problem]:
-    details = error.errors()
-    locations = [detail["loc"] for detail in details]
-    for detail, found in zip(details, field_errors(error), strict=True):
-        location = detail["loc"]
-        if detail["type"] == "too_short" and any(
-            other != location and other[: len(location)] == location for other in locations
-        ):
-            continue  # pydantic does not count items that are wrong themselves; they are reported already
-        message = found.message
+    for detail, found in zip(error_details(error), field_errors(error), strict=True):
+        location, message = detail["loc"], found.message
         if detail["type"] == "extra_forbidden":
             message = _unknown(str(location[-1]), allowed_fields(location[:-1]))
         yield Problem(_line(_find(node, ("spec", *location))), found.path, message)

@@ -8,7 +8,7 @@ a pattern of an ACL or another tenant's keys; an empty part is refused.
 key                                   type    content
 ====================================  ======  =========================================================
 ``P:s:<id hash>``                     hash    one session
-``P:su:<tenant>/<user>``              zset    id hashes of a user's sessions, scored by expiry (ms)
+``P:su:<tenant>/<user>``              zset    keys of a user's sessions, scored by expiry (ms)
 ``P:l:<limit>:<window ms>:<by>``      hash    the sub-buckets of one window of one limit
 ``P:c:{<scope>}:r:<provider>:<d>``    string  one cached response
 ``P:c:{<scope>}:e:<model>:<d>``       string  one cached embedding

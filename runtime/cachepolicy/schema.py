@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 
 class ApiModel(BaseModel):
@@ -77,8 +77,17 @@ class FieldError:
 
 
 def field_errors(error: ValidationError, root: str = "spec") -> tuple[FieldError, ...]:
-    """Pydantic's errors as paths that a person finds in the YAML: ``spec.rateLimits[login].rates[0].window``."""
-    return tuple(FieldError(field_path(detail["loc"], root), _sentence(detail)) for detail in error.errors())
+    """Pydantic's errors as paths that a person finds in the YAML: ``spec.rateLimits.login.rates[0].window``."""
+    return tuple(
+        FieldError(field_path(detail["loc"], root), _sentence(detail)) for detail in error_details(error)
+    )
+
+
+def error_details(error: ValidationError) -> tuple[ErrorDetails, ...]:
+    """Pydantic's errors without the lists that it calls too short because it did not count their bad items."""
+    details = error.errors()
+    within = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    return tuple(detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in within)
 
 
 def field_path(location: Iterable[int | str], root: str) -> str:
@@ -143,7 +152,7 @@ def _model_within(annotation: Any) -> tuple[type[BaseModel] | None, type | None]
     return None, None
 
 
-def _sentence(detail: Any) -> str:
+def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return "unknown field"
     if detail["type"] == "missing":

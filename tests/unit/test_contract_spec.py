@@ -82,3 +82,10 @@ def test_other_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("key", OWNED_DIRECTIVES)
 def test_every_directive_that_the_operator_owns_is_refused(key: str) -> None:
     assert "belongs to the operator" in (directives.refusal(key, "x") or "")
+
+
+def test_a_list_is_not_called_too_short_for_an_item_that_is_wrong() -> None:
+    found = refusals(with_value("rateLimits.per-tenant.rates", [{"limit": 0, "window": "1m"}]))
+    assert found.splitlines() == [
+        "spec.rateLimits.per-tenant.rates[0].limit: input should be greater than or equal to 1"
+    ]
