@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import start_http_server
 
 from cachepolicy.names import Role
@@ -20,6 +27,8 @@ class Metrics:
     """All metrics on a registry of their own."""
 
     def __init__(self) -> None:
+        # A second series for the birth of each: nobody asks for them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # upstream has no annotations
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.reconciles = Counter(

@@ -106,11 +106,6 @@ class WorkQueue:
         self._cancel_timer(key)
         self._timers[key] = self._clock.call_later(seconds, lambda: self._ring(key))
 
-    def forget(self, key: Key) -> None:
-        """The key has gone: no timer, no memory of failures."""
-        self._cancel_timer(key)
-        self._failures.pop(key, None)
-
     async def drain(self, seconds: float) -> bool:
         """Take nothing more and let the running workers finish for ``seconds``; True when they all did."""
         self._closed = True

@@ -45,8 +45,6 @@ class Resync:
         self._enqueue = enqueue
         self._interval = interval
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
-        self.last_finished: float | None = None
-        """Loop time at which a round over all kinds last ended."""
 
     async def run(self) -> None:
         """Rounds over all kinds, with jitter; what fails is tried again in the next one."""
@@ -72,7 +70,6 @@ class Resync:
             if not same_versions(found.get(key, {}), self._reconciler.versions(key)):
                 log.debug("%s: the resync found a difference", key)
                 self._enqueue(key)
-        self.last_finished = asyncio.get_running_loop().time()
 
     async def look_at_secrets(self) -> None:
         """GET one Secret after the other, for ever, and enqueue the policy of one that changed or has gone."""

@@ -249,12 +249,3 @@ async def test_draining_ends_what_does_not_end() -> None:
     await settle()
     assert not await queue.drain(0)
     assert worker.running == 0
-
-
-async def test_a_key_that_has_gone_leaves_no_timer() -> None:
-    worker, clock = Worker([60.0]), FakeClock()
-    queue = made(worker, clock)
-    queue.add(A)
-    await settle()
-    queue.forget(A)
-    assert clock.pauses == []
