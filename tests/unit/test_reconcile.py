@@ -21,12 +21,16 @@ from cachepolicy_operator.redis_watch import RedisWatch
 CORE = Key("ns", "core")
 
 
+Writes = list[tuple[str, str, str]]
+Objects = list[Json]
+
+
 @dataclass
 class StandInKube:
     """Objects by kind and name, and every write in its order. ``refuse`` raises for a write or lets it pass."""
 
     objects: dict[tuple[str, str], Json] = field(default_factory=dict)
-    writes: list[tuple[str, str, str]] = field(default_factory=list)
+    writes: Writes = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     refuse: Callable[[str, str, str], Exception | None] = lambda verb, kind, name: None
     version: int = 100
@@ -46,7 +50,7 @@ class StandInKube:
     async def find(self, kind: Kind, namespace: str, name: str) -> Json | None:
         return copy.deepcopy(self.objects.get((kind.name, name)))
 
-    async def list(self, kind: Kind, namespace: str, *, selector: str) -> list[Json]:
+    async def list(self, kind: Kind, namespace: str, *, selector: str) -> Objects:
         wanted = dict(part.split("=") for part in selector.split(","))
         return [
             copy.deepcopy(obj)
@@ -84,7 +88,7 @@ class StandInKube:
         (item,) = [item for item in self.status["conditions"] if item["type"] == kind]
         return item["status"], item["reason"]
 
-    def taken(self) -> list[tuple[str, str, str]]:
+    def taken(self) -> Writes:
         """The writes since this was last asked."""
         found, self.writes = self.writes, []
         return found
