@@ -10,9 +10,9 @@ import orjson
 
 from cachepolicy import KeyLayout
 from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
-from cachepolicy.stamps import Scope, combine
+from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer
-from cachepolicy_runtime.caching import CacheView
+from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.keys import CacheSecret
 from cachepolicy_runtime.store.memory import MemoryCacheStore
 from cachepolicy_runtime.store.port import CacheItem, CacheStore, StoreUnavailable
@@ -43,10 +43,10 @@ class Policy:
     purge: Purge | None = None
 
     def view(self) -> CacheView:
-        stamps, purge = self.stamps, self.purge
+        combined = None if self.stamps is None else CombinedStamps(self.stamps, self.purge)
 
         def stamp_of(scope: Scope) -> str | None:
-            return None if stamps is None else combine(scope, stamps, purge)
+            return None if combined is None else combined.of(scope)
 
         return CacheView(LAYOUT, self.store, self.secret, self.responses, self.embeddings, stamp_of)
 

@@ -1,0 +1,28 @@
+"""The runtime of a CachePolicy inside Core: sessions, rate limits, response and embedding caches.
+
+Start with :meth:`CacheRuntime.from_env`; everything else here is what its methods take and return.
+"""
+
+from cachepolicy.identity import Identity
+from cachepolicy_runtime.answers import Answer
+from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
+from cachepolicy_runtime.asgi.sessions import SessionMiddleware
+from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, IndexedVector
+from cachepolicy_runtime.keys import UpstreamRequest
+from cachepolicy_runtime.responses import Outcome
+from cachepolicy_runtime.runtime import CacheRuntime
+from cachepolicy_runtime.session import Session
+
+__all__ = [
+    "Answer",
+    "CacheRuntime",
+    "Embedded",
+    "EmbeddingError",
+    "Identity",
+    "IndexedVector",
+    "Outcome",
+    "RateLimitMiddleware",
+    "Session",
+    "SessionMiddleware",
+    "UpstreamRequest",
+]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cachepolicy.caches import EmbeddingCache, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
 from cachepolicy.keys import KeyLayout
-from cachepolicy.stamps import Scope
+from cachepolicy.stamps import Scope, combine
 from cachepolicy_runtime.keys import CacheSecret
 from cachepolicy_runtime.store.port import CacheStore
 
 #: How this cache calls itself in ``Cache-Status`` (RFC 9211).
 CACHE_NAME = "CachePolicy"
+
+_MAX_SCOPES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,29 @@ class CacheView:
     responses: ResponseCache | None
     embeddings: EmbeddingCache | None
     stamp_of: Callable[[Scope], str | None]
+
+
+class CombinedStamps:
+    """The combined stamps under one state of all stamps, each worked out once.
+
+    A scope holds a model's name, which a caller chooses: at the bound everything is forgotten.
+    """
+
+    def __init__(self, stamps: Mapping[str, str], purge: Purge | None) -> None:
+        self._stamps = stamps
+        self._purge = purge
+        self._known: dict[Scope, str] = {}
+
+    def hold_for(self, stamps: Mapping[str, str], purge: Purge | None) -> bool:
+        return self._stamps == stamps and self._purge == purge
+
+    def of(self, scope: Scope) -> str:
+        found = self._known.get(scope)
+        if found is None:
+            if len(self._known) >= _MAX_SCOPES:
+                self._known.clear()
+            found = self._known[scope] = combine(scope, self._stamps, self._purge)
+        return found
 
 
 #: Asked once at the start of each request.

@@ -27,7 +27,7 @@ from typing import Any
 
 from cachepolicy import stamps
 from cachepolicy.acknowledgement import Member
-from cachepolicy.caches import EmbeddingCache, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
 from cachepolicy.document import CONTRACT, DocumentRedis, PolicyDocument, Reading
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
@@ -36,7 +36,7 @@ from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime import status
 from cachepolicy_runtime.asgi.endpoints import Endpoints
 from cachepolicy_runtime.asgi.types import Scope, client_ip
-from cachepolicy_runtime.caching import CacheView
+from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.control import Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
 from cachepolicy_runtime.policy import PolicySource
@@ -107,6 +107,7 @@ class CacheRuntime:
         self._fallback = MemoryLimitStore()
         self._source = PolicySource(settings.policy_dir) if settings.policy_dir is not None else None
         self._unusable: str | None = None
+        self._combined: CombinedStamps | None = None
         self._retiring: dict[asyncio.Task[None], Stores] = {}
         self.limit_counts = status.LimitCounts()
         self.sessions = Sessions(self._memory.sessions)
@@ -292,20 +293,23 @@ class CacheRuntime:
                 yield role, fixed
 
     def _cache_view(self) -> CacheView:
-        active, known = self._active, self.control.stamps
-        purge = active.document.purge
-
-        def stamp_of(scope: stamps.Scope) -> str | None:
-            return None if known is None else stamps.combine(scope, known, purge)
-
+        active = self._active
         return CacheView(
             layout=active.keys,
             store=active.stores.cache,
             secret=self._secret(),
             responses=active.document.response_cache,
             embeddings=active.document.embedding_cache,
-            stamp_of=stamp_of,
+            stamp_of=self._stamp_of(active.document.purge),
         )
+
+    def _stamp_of(self, purge: Purge | None) -> Callable[[stamps.Scope], str | None]:
+        known = self.control.stamps
+        if known is None:
+            return _unknown_stamp
+        if self._combined is None or not self._combined.hold_for(known, purge):
+            self._combined = CombinedStamps(known, purge)
+        return self._combined.of
 
     def _credential(self) -> str | None:
         directory = self._settings.policy_dir
@@ -334,6 +338,10 @@ class CacheRuntime:
         await asyncio.gather(*retiring, return_exceptions=True)
         for stores in (*retiring.values(), self._active.stores):
             await stores.aclose()
+
+
+def _unknown_stamp(scope: stamps.Scope) -> None:
+    return None
 
 
 async def _close_later(stores: Stores) -> None:
