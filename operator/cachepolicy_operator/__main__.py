@@ -10,6 +10,7 @@ import sys
 from typing import Final
 
 from cachepolicy_operator import errors, handlers, logs
+from cachepolicy_operator.kinds import CACHE_POLICY
 from cachepolicy_operator.kube import Kube
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.queue import Key, WorkQueue
@@ -22,6 +23,8 @@ from cachepolicy_operator.settings import OperatorSettings, SettingsError
 DRAIN_SECONDS: Final = 15.0
 #: The queue may be this old, in seconds, before liveness fails: longer than the deadlines of a reconcile add up to.
 STUCK_SECONDS: Final = 300.0
+#: Seconds between two looks for what the operator needs to begin.
+INSTALLED_PACE: Final = 2.0
 #: How long our event loop may take to answer liveness, in seconds.
 ANSWER_SECONDS: Final = 4.0
 
@@ -62,7 +65,7 @@ async def run(settings: OperatorSettings) -> int:
     )
     beside = [asyncio.create_task(resync.run()), asyncio.create_task(resync.look_at_secrets())]
     try:
-        return await _serve(settings, queue)
+        return await _serve(settings, queue, kube)
     finally:
         for task in beside:
             task.cancel()
@@ -79,7 +82,7 @@ async def _work(reconciler: Reconciler, metrics: Metrics, key: Key) -> float | N
         return await reconciler.reconcile(key)
 
 
-async def _serve(settings: OperatorSettings, queue: WorkQueue) -> int:
+async def _serve(settings: OperatorSettings, queue: WorkQueue, kube: Kube) -> int:
     """Watch until SIGTERM or SIGINT (0), or until kopf gives up (1)."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,8 +99,13 @@ async def _serve(settings: OperatorSettings, queue: WorkQueue) -> int:
         request_timeout=settings.request_timeout,
     )
     log.info("the operator starts; Redis is %s where a policy names none", settings.redis_image)
-    watching = asyncio.create_task(asyncio.to_thread(informer.run))
     asked = asyncio.create_task(stopping.wait())
+    installed = asyncio.create_task(_until_installed(kube, settings.watch_namespaces))
+    await asyncio.wait({installed, asked}, return_when=asyncio.FIRST_COMPLETED)
+    if not installed.done():
+        installed.cancel()
+        return 0
+    watching = asyncio.create_task(asyncio.to_thread(informer.run))
     await asyncio.wait({watching, asked}, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         asked.cancel()
@@ -107,6 +115,24 @@ async def _serve(settings: OperatorSettings, queue: WorkQueue) -> int:
     informer.stop()
     await watching
     return 0
+
+
+async def _until_installed(kube: Kube, namespaces: tuple[str, ...]) -> None:
+    """Wait for the CRD and for the right to read it: kopf looks once, and then watches nothing for ever."""
+    said = ""
+    while True:
+        try:
+            await kube.list(CACHE_POLICY, namespaces[0] if namespaces else None)
+        except errors.NotFound:
+            words = "the CustomResourceDefinition of CachePolicy is not installed: kubectl apply -k crds"
+        except errors.OperatorError as error:
+            words = str(error)
+        else:
+            return
+        if words != said:
+            log.warning("waiting: %s", words)
+            said = words
+        await asyncio.sleep(INSTALLED_PACE)
 
 
 async def _health(queue: WorkQueue) -> str:
