@@ -190,9 +190,9 @@ def _affordable(
         if statefulset is None:
             continue
         server = spec.server(role)
-        if servers[role].held is not None:
-            live = rollout.container(statefulset).get("resources") or {}
-            server = server.model_copy(update={"resources": Resources.model_validate(_plain(live))})
+        limit = rollout.memory_limit(statefulset)
+        if servers[role].held is not None and limit is not None:
+            server = server.model_copy(update={"resources": _with_memory(server.resources, limit)})
         if isinstance(server, StateServer) and server.storage is not None:
             size = rollout.claim_size(statefulset)
             if size is not None and not _claim_has(observed, role, server.storage.size):
@@ -203,8 +203,13 @@ def _affordable(
     return spec.model_copy(update={"redis": spec.redis.model_copy(update={"managed": managed})})
 
 
-def _plain(resources: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in resources.items() if key in ("requests", "limits")}
+def _with_memory(resources: Resources | None, limit: str) -> Resources:
+    """``resources`` with this much memory requested and allowed."""
+    memory_ = Quantity.parse(limit)
+    given = resources or Resources(limits={"memory": memory_})
+    return Resources(
+        requests={**given.requests, "memory": memory_}, limits={**given.limits, "memory": memory_}
+    )
 
 
 def _restart_directives(observed: Observed, obj: Json | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from cachepolicy_operator.liveconfig import Attempt, Outcome
 from cachepolicy_operator.redis_look import Down, DownReason, Look
 
 USERS: Final = (names.USER_PROBE, names.USER_CORE, names.USER_OPERATOR)
-#: Bytes 1 to 5 MB/s rewrite their file when told to: CONFIG SET may take longer than a look.
+#: A server that is told to write an append-only file begins one before it answers: CONFIG SET may take longer.
 SET_DEADLINE_FACTOR: Final = 5.0
 _MOST_MEMBERS: Final = 4096
 
@@ -99,7 +99,7 @@ class RedisServer:
             commands += [
                 ("TIME",),
                 ("GET", keys.document),
-                ("ZRANGE", keys.acknowledgements, 0, _MOST_MEMBERS - 1, "WITHSCORES"),
+                ("ZRANGE", keys.acknowledgements, 0, _MOST_MEMBERS - 1, "REV", "WITHSCORES"),
                 *([("MGET", *map(keys.acknowledgement, members))] if members else []),
             ]
         replies = await self._exchange(commands)
