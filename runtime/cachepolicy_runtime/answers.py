@@ -39,7 +39,7 @@ def refusal(answer: Answer, rules: Cacheable) -> str | None:
     """Why ``answer`` must not be stored, as a short word for ``Cache-Status``; None when it may be."""
     if answer.status != 200:
         return "status"
-    if not answer.content_type.lower().startswith("application/json"):
+    if not answer.content_type.isascii() or not answer.content_type.lower().startswith("application/json"):
         return "content-type"
     if len(answer.body) > rules.max_entry_bytes.bytes:
         return "too-large"

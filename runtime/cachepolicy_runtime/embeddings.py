@@ -18,7 +18,7 @@ from cachepolicy.keys import tenant_scope
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.caching import CACHE_NAME, CacheCounts, CacheView, ViewSource, wall_clock_ms
 from cachepolicy_runtime.envelope import Entry, pack, unpack
-from cachepolicy_runtime.keys import EmbeddingQuery, embedding_digest
+from cachepolicy_runtime.keys import MAX_MODEL_LENGTH, EmbeddingQuery, embedding_digest
 from cachepolicy_runtime.store.errors import StoreUnavailable
 from cachepolicy_runtime.store.port import CacheItem
 
@@ -202,6 +202,8 @@ def _places(
         return "no-policy"
     if identity is None:
         return "no-identity"
+    if not 0 < len(query.model) <= MAX_MODEL_LENGTH:
+        return "model-name"
     stamp = view.stamp_of(Scope(KIND, identity.tenant, query.provider, query.model))
     if stamp is None:
         return "purge-state-unknown"

@@ -30,7 +30,7 @@ from cachepolicy_runtime.asgi.sessions import SessionMiddleware
 from cachepolicy_runtime.asgi.types import App, BodyTooLargeError, Message, Receive, Scope, Send, read_body
 from cachepolicy_runtime.caching import CACHE_NAME
 from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, IndexedVector
-from cachepolicy_runtime.keys import NotCanonicalError, UpstreamRequest, canonical_json
+from cachepolicy_runtime.keys import MAX_MODEL_LENGTH, NotCanonicalError, UpstreamRequest, canonical_json
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.session import Session
@@ -304,8 +304,8 @@ async def _object(request: Request) -> dict[str, Any]:
 
 def _named_model(body: Mapping[str, Any]) -> str:
     model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise RefusedError(400, "model must be a text that is not empty")
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_LENGTH:
+        raise RefusedError(400, f"model must be a text of 1 to {MAX_MODEL_LENGTH} characters")
     return model
 
 

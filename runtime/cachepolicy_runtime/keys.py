@@ -43,6 +43,8 @@ IGNORED_FIELDS = frozenset(
 #: Deeper bodies are not cached: orjson stops at 254, and no provider needs a tenth of that.
 MAX_DEPTH = 100
 SEAL_BYTES = 16
+#: Names of models become parts of keys and stamps, and callers choose them.
+MAX_MODEL_LENGTH = 256
 _EXACT_FLOAT = 2.0**63
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
@@ -70,8 +72,9 @@ class UpstreamRequest:
 
     @property
     def model(self) -> str | None:
+        """The model that is asked for; None where the body names none that could be one."""
         model = self.body.get("model")
-        return model if isinstance(model, str) and model else None
+        return model if isinstance(model, str) and 0 < len(model) <= MAX_MODEL_LENGTH else None
 
     @property
     def streaming(self) -> bool:

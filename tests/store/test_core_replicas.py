@@ -388,7 +388,9 @@ async def test_each_process_acknowledges_what_it_enforces(site: Site) -> None:
         assert (record.revision, record.enforces) == (document.revision, document.sections)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"messages": []}', b'{"model": ""}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"messages": []}', b'{"model": ""}', b'{"model": "%s"}' % (b"m" * 257)]
+)
 async def test_a_body_that_is_no_request_is_refused_before_the_provider(site: Site, body: bytes) -> None:
     """400 in OpenAI's shape."""
     site.apply(CACHES)

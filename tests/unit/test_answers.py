@@ -114,6 +114,7 @@ def test_only_status_200_is_stored(status: int) -> None:
 def test_only_json_is_stored() -> None:
     """Neither an event stream nor a page of a proxy."""
     assert refusal(answer(chat_body(), content_type="text/event-stream"), RULES) == "content-type"
+    assert refusal(answer(chat_body(), content_type="application/json; x=é"), RULES) == "content-type"
     assert refusal(Answer(200, b"<html>", {"content-type": "application/json"}), RULES) == "not-json"
     assert refusal(Answer(200, b"[1]", {"content-type": "application/json"}), RULES) == "unknown-shape"
 

@@ -246,3 +246,12 @@ async def test_a_damaged_entry_is_a_miss() -> None:
     got = await embed(cache, provider, ["a", "b"])
     assert (got.hits, got.computed) == (1, 1)
     assert got.vectors == [vector_of("a"), vector_of("b")]
+
+
+@pytest.mark.parametrize("model", ["", "m" * 257])
+async def test_a_name_that_no_model_has_never_becomes_a_key(model: str) -> None:
+    """Callers choose it; the provider answers as it likes."""
+    store, provider = SpyStore(), Provider()
+    got = await embed(Embeddings(Policy(store=store).view), provider, ["a"], model=model)
+    assert got.bypass == "model-name"
+    assert store.items == {}
