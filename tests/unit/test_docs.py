@@ -38,8 +38,7 @@ from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.policyfile import read_policies
 from cachepolicy_operator.redis_look import DownReason
 from cachepolicy_operator.settings import OperatorSettings
-from cachepolicy_runtime import keys
-from cachepolicy_runtime.runtime import CacheRuntime
+from cachepolicy_runtime import CacheRuntime, keys
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -660,3 +659,20 @@ def test_capabilities_are_documented() -> None:
 def test_what_is_in_a_cache_key_is_documented() -> None:
     words = set(code(section(RUNTIME, "Response cache")))
     assert set(keys.LISTED_HEADERS) | keys.IGNORED_FIELDS <= words
+
+
+def test_every_word_of_a_cache_status_is_documented() -> None:
+    """Why a cache was not used, and why an answer was not stored: the words that these functions return."""
+    in_code = {
+        node.value.value
+        for file in ("responses.py", "embeddings.py", "answers.py")
+        for node in ast.walk(ast.parse((SOURCES["runtime"] / file).read_text()))
+        if isinstance(node, ast.Return)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+    tables = rows(section(RUNTIME, "Response cache"))
+    documented = {word for row in tables for word in code(row[0]) if "CachePolicy" not in word}
+    # Returned by expressions, not by a literal of their own.
+    computed = {"empty", "finish-reason", "usage", "store-unavailable"}
+    assert documented == in_code | computed
