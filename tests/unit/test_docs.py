@@ -32,12 +32,13 @@ from cachepolicy import acknowledgement, capabilities, crd, directives, names
 from cachepolicy.document import read_document, revision_of
 from cachepolicy.durations import Duration
 from cachepolicy.quantities import Quantity
-from cachepolicy.spec import CachePolicySpec
+from cachepolicy.spec import CachePolicySpec, parse_spec
 from cachepolicy_operator import cli
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.policyfile import read_policies
 from cachepolicy_operator.redis_look import DownReason
 from cachepolicy_operator.settings import OperatorSettings
+from cachepolicy_operator.validate import refused_edits
 from cachepolicy_runtime import CacheRuntime, keys
 
 ROOT = Path(__file__).parents[2]
@@ -318,6 +319,39 @@ def test_files_in_commands_exist() -> None:
                 assert f'"{path.rpartition("-")[2]}"' in prepared, block
             else:
                 assert (ROOT / path).exists(), f"{block}: {path}"
+
+
+def patches() -> Iterator[tuple[Block, Mapping[str, Any], bool]]:
+    """Merge patches of the sample policy, and whether the page says that they are refused."""
+    for block in blocks("console"):
+        for command, output in re.findall(
+            r"^\$ (.*?)$\n((?:^[^$\n].*\n)*)", block.text.replace("\\\n", " "), re.MULTILINE
+        ):
+            words = shlex.split(command, comments=True)
+            if "patch" in words:
+                yield block, json.loads(words[words.index("-p") + 1]), "is invalid" in output
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, Mapping):
+        return patch
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+@pytest.mark.parametrize(("block", "patch", "refused"), list(patches()), ids=ids)
+def test_patches_are_taken_or_refused_as_told(block: Block, patch: Mapping[str, Any], refused: bool) -> None:
+    """Patches of the sample policy, by the models and by the rules of edits."""
+    before = yaml.safe_load((ROOT / "manifests/samples/core.yaml").read_text())
+    old, new = (parse_spec(policy["spec"]) for policy in (before, merged(before, patch)))
+    assert isinstance(old, CachePolicySpec)
+    assert refused == (not isinstance(new, CachePolicySpec) or bool(list(refused_edits(old, new))))
 
 
 def test_extras_exist() -> None:
