@@ -93,8 +93,7 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         document=document,
         servers={role: ServerConfig(plan.live.live, plan.live.restart) for role, plan in servers.items()},
     )
-    # Secrets first: a password that was made is stored before anything that may fail, or it would be made again.
-    wanted = sorted(build_objects(inputs), key=lambda obj: obj["kind"] != "Secret")
+    wanted = build_objects(inputs)
     plan = Plan(spec, document, servers=servers)
     blocked = _blocked(observed, wanted)
     if blocked is not None:

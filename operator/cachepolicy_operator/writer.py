@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from cachepolicy import names
@@ -13,7 +15,7 @@ from cachepolicy_operator.kube import Kube
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.observe import Observer
 from cachepolicy_operator.observed import Json, id_of
-from cachepolicy_operator.plan import Growth, Notice, Plan, Removal
+from cachepolicy_operator.plan import Growth, Notice, Plan, Removal, Write
 from cachepolicy_operator.work import Work
 
 _KINDS_BY_NAME: Final = {kind.name: kind for kind in KINDS.values()}
@@ -70,18 +72,21 @@ class Writer:
         self.notices.append(Notice("VolumeGrows", "Resize", note))
 
     async def _apply_all(self, plan: Plan) -> errors.Invalid | None:
-        """Apply in order. One that the API server refuses holds up none of the others: it is given back."""
+        """Apply stage by stage. One that the API server refuses holds up none of the others: it is given back."""
         refused = None
-        for write in plan.writes:
-            try:
-                await self._apply(write.obj, write.reasons)
-            except errors.Invalid as error:
-                refused = refused or error
+        for stage in stages(plan.writes):
+            ends = await asyncio.gather(*map(self._apply, stage), return_exceptions=True)
+            for end in ends:
+                if isinstance(end, errors.Invalid):
+                    refused = refused or end
+                elif isinstance(end, BaseException):
+                    raise end
         return refused
 
-    async def _apply(self, obj: Json, reasons: tuple[str, ...]) -> None:
+    async def _apply(self, write: Write) -> None:
+        obj = write.obj
         kind, name = id_of(obj)
-        log.info("apply %s %s: %s", kind, name, "; ".join(reasons[:5]))
+        log.info("apply %s %s: %s", kind, name, "; ".join(write.reasons[:5]))
         try:
             stored = await self._kube.apply(obj)
         except errors.Invalid:
@@ -89,7 +94,7 @@ class Writer:
                 raise
             stored = await self._take_back(obj)
         stored = {"apiVersion": obj["apiVersion"], "kind": kind, **stored}
-        self._metrics.wrote(kind, _kind_of_reason(reasons[0]))
+        self._metrics.wrote(kind, _kind_of_reason(write.reasons[0]))
         self._remember_what_is_left(obj, stored)
         self._work.see_object(stored)
 
@@ -127,6 +132,17 @@ class Writer:
         self._work.lose_object((removal.kind, removal.name))
         if was_there and removal.notice is not None:
             self.notices.append(removal.notice)
+
+
+def stages(writes: Iterable[Write]) -> tuple[tuple[Write, ...], ...]:
+    """Writes that may go out together: passwords first, as they are made once; pods last, as they mount the rest."""
+    first, last = "Secret", "StatefulSet"
+    kinds = [(write.obj["kind"], write) for write in writes]
+    return (
+        tuple(write for kind, write in kinds if kind == first),
+        tuple(write for kind, write in kinds if kind not in (first, last)),
+        tuple(write for kind, write in kinds if kind == last),
+    )
 
 
 def _kind_of_reason(reason: str) -> str:

@@ -33,6 +33,7 @@ from cachepolicy_operator.decide import decide
 from cachepolicy_operator.observed import Json, Observed
 from cachepolicy_operator.plan import Plan, WaitingForGC
 from cachepolicy_operator.redis_look import Down, DownReason
+from cachepolicy_operator.writer import stages
 
 STORAGE = with_value("redis.managed.state.storage", {"size": "1Gi"}, SPEC)
 
@@ -54,17 +55,12 @@ def claim(size: str, capacity: str) -> Json:
     }
 
 
-def test_everything_is_made_in_the_order_in_which_it_is_needed() -> None:
-    """All Secrets, then what a pod mounts before the pod; the document for Core comes last."""
+def test_everything_is_made_in_three_stages() -> None:
+    """Passwords are stored before anything that may fail, or they would be made again; pods mount the rest."""
     plan = decide(nothing_yet())
-    names = written(plan)
-    assert {name for kind, name in names[:3] if kind == "Secret"} == {
-        "core-redis-auth",
-        "core-core",
-        "core-core-keys",
-    }
-    assert names[-1] == ("ConfigMap", "core-core")
-    assert names.index(("ConfigMap", "core-state-config")) < names.index(("StatefulSet", "core-state"))
+    first, then, last = [{write.obj["kind"] for write in stage} for stage in stages(plan.writes)]
+    assert (first, then, last) == ({"Secret"}, {"ConfigMap", "Service"}, {"StatefulSet"})
+    assert len(plan.writes) == 3 + 3 + 4 + 2
     assert all(write.reasons == ("missing",) for write in plan.writes)
     assert plan.document is not None
     assert plan.document.sequence == int(NOW.timestamp() * 1000)
