@@ -31,6 +31,8 @@ _MOST_NAMED: Final = 10
 
 # What the other conditions say shows in Ready.
 _TOLD: Final = frozenset({ConditionType.READY, ConditionType.ENFORCED, ConditionType.STALLED})
+# Not ready because somebody asked for just that: no warning.
+_MEANT: Final = frozenset({"RestartPending", "Paused"})
 # Reasons of a beginning or of a passing state: no Event says that a new Redis is not ready yet.
 _PASSING: Final = frozenset(
     {"Starting", "Progressing", "Loading", "WaitingForRedis", "WaitingForGC", "NotWritten"}
@@ -252,7 +254,7 @@ def _turned(item: Mapping[str, Any]) -> Notice | None:
         return Notice(reason, "Reconcile", note, warning=True)
     if status == Status.TRUE:
         return Notice(str(kind), "Reconcile", note)
-    return None if reason in _PASSING else Notice(reason, "Reconcile", note, warning=True)
+    return None if reason in _PASSING else Notice(reason, "Reconcile", note, warning=reason not in _MEANT)
 
 
 # ------------------------------------------------------------------------------------------ rest of status
