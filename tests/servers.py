@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -76,9 +78,18 @@ def _process(kind: str) -> Iterator[Server]:
             server.stop()
 
 
+class _FakeServer(fakeredis.TcpFakeServer):
+    """Closes every socket: where a client leaves before its handler is set up, upstream leaves that to the collector."""
+
+    def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        super().shutdown_request(request)
+        if isinstance(request, socket.socket) and request.fileno() != -1:
+            os.close(request.detach())
+
+
 @contextmanager
 def _fake() -> Iterator[Server]:
-    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis", server_version=(7, 4))
+    server = _FakeServer(("127.0.0.1", 0), server_type="redis", server_version=(7, 4))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
