@@ -33,7 +33,7 @@ from cachepolicy.document import read_document, revision_of
 from cachepolicy.durations import Duration
 from cachepolicy.quantities import Quantity
 from cachepolicy.spec import CachePolicySpec, parse_spec
-from cachepolicy_operator import cli
+from cachepolicy_operator import cli, report
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.policyfile import read_policies
 from cachepolicy_operator.redis_look import DownReason
@@ -627,6 +627,12 @@ def test_every_reason_is_documented() -> None:
 def test_every_event_is_documented() -> None:
     documented = {name for row in rows(section(CACHEPOLICY, "Events")) for name in code(row[0])}
     assert documented == notice_reasons()
+
+
+def test_reasons_without_a_warning_are_named() -> None:
+    """A person who waits for an Event knows which turns record none, and which are no warning."""
+    told = set(code(section(CACHEPOLICY, "Events").partition("|")[0]))
+    assert told == report._PASSING | report._MEANT | {"Ready", "Enforced"}
 
 
 def test_every_reason_that_is_not_good_has_advice() -> None:
