@@ -206,7 +206,9 @@ def _kept(key: str, record: LiveDirective, running: Running | None) -> _Verdict:
     sent = _send(key, record.accepted, running)
     if sent.restart is not None:
         return _Verdict(restart=record.requested)
-    return replace(sent, live=record)
+    # A directive that this server does not know would keep its next start from reading the file.
+    unknown = sent.rejected is not None and key not in running.values
+    return replace(sent, live=None if unknown else record)
 
 
 def _send(key: str, value: str, running: Running) -> _Verdict:

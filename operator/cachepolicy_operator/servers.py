@@ -42,7 +42,9 @@ class Servers:
 
     async def look(self) -> None:
         """One look at every server that has an address."""
-        await asyncio.gather(*(self._connect(role) for role in self._work.observed.servers))
+        plan = decide(self._work.observed)
+        for role in self._work.observed.servers:
+            await self._connect(role, plan)
         await self._look_again(*self._servers)
 
     async def settle(self, plan: Plan) -> Plan:
@@ -90,7 +92,7 @@ class Servers:
 
     # ------------------------------------------------------------------------------------------- inside
 
-    async def _connect(self, role: Role) -> None:
+    async def _connect(self, role: Role, plan: Plan) -> None:
         work = self._work
         address = _address(work.observed.server(role).pod)
         if address is None:
@@ -99,12 +101,12 @@ class Servers:
         # A server that started before a Secret was made anew still has the password before.
         older = [known for known in work.memory.passwords if known != password]
         work.memory.passwords = (password, *older)[:2]
-        plan = decide(work.observed).servers.get(role)
+        server = plan.servers.get(role)
         control = min(work.observed.servers, key=list(Role).index)
         target = Target(
             url=f"redis://{address}:{names.REDIS_PORT}",
             passwords=work.memory.passwords,
-            directives=managed_keys(plan.inputs) if plan is not None else (),
+            directives=managed_keys(server.inputs) if server is not None else (),
             keys=KeyLayout.of_policy(*work.key) if role is control else None,
         )
         self._servers[role] = await self._watch.server(work.key, role, target)

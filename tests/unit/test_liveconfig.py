@@ -116,6 +116,13 @@ def test_what_a_server_refused_is_not_sent_to_it_again() -> None:
     assert (found.to_set, found.rejected) == ({}, {"x": "not now"})
 
 
+def test_a_directive_that_another_image_does_not_know_leaves_the_file() -> None:
+    """The next start would fail on it."""
+    attempts = {("x", "1073741824"): refused("Unknown option")}
+    found = planned({"x": "1gb"}, live={"x": RECORD}, values={}, attempts=attempts)
+    assert (found.live, found.rejected) == ({}, {"x": "Unknown option"})
+
+
 def test_a_removed_directive_goes_back_to_its_initial_value_and_then_out_of_the_file() -> None:
     first = planned({}, live={"x": RECORD}, values={"x": "1073741824"})
     assert (first.to_set, first.live) == ({"x": "0"}, {"x": RECORD})
