@@ -50,7 +50,6 @@ class OperatorSettings:
     request_timeout: float = 15.0
     metrics_port: int = 8080
     health_port: int = 8081
-    operator_namespace: str = "cachepolicy-system"
     pod_name: str = "cachepolicy-operator"
     log_format: LogFormat = LogFormat.TEXT
 
@@ -74,9 +73,6 @@ class OperatorSettings:
             ),
             metrics_port=reader.read("CACHEPOLICY_METRICS_PORT", _whole(1, 65535), cls.metrics_port),
             health_port=reader.read("CACHEPOLICY_HEALTH_PORT", _whole(1, 65535), cls.health_port),
-            operator_namespace=reader.read(
-                "CACHEPOLICY_OPERATOR_NAMESPACE", _namespace, cls.operator_namespace
-            ),
             pod_name=reader.read("POD_NAME", str, cls.pod_name),
             log_format=reader.read("CACHEPOLICY_LOG_FORMAT", _log_format, cls.log_format),
         )

@@ -27,7 +27,6 @@ def test_every_setting_is_read() -> None:
             "CACHEPOLICY_REQUEST_TIMEOUT": "5s",
             "CACHEPOLICY_METRICS_PORT": "9000",
             "CACHEPOLICY_HEALTH_PORT": "9001",
-            "CACHEPOLICY_OPERATOR_NAMESPACE": "ops",
             "POD_NAME": "operator-0",
             "CACHEPOLICY_LOG_FORMAT": "json",
         }
@@ -42,7 +41,6 @@ def test_every_setting_is_read() -> None:
         request_timeout=5.0,
         metrics_port=9000,
         health_port=9001,
-        operator_namespace="ops",
         pod_name="operator-0",
         log_format=LogFormat.JSON,
     )
@@ -58,7 +56,6 @@ def test_every_setting_is_read() -> None:
         ("CACHEPOLICY_WORKERS", "0", "from 1 to 64"),
         ("CACHEPOLICY_WORKERS", "٣", "whole number"),
         ("CACHEPOLICY_METRICS_PORT", "tcp://10.0.0.1:80", "from 1 to 65535"),
-        ("CACHEPOLICY_OPERATOR_NAMESPACE", "Ops!", "name of a namespace"),
         ("CACHEPOLICY_LOG_FORMAT", "xml", "text, json"),
     ],
 )
