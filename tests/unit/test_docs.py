@@ -361,6 +361,10 @@ def test_extras_exist() -> None:
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), page
         for script in re.findall(r"`(cachepolicy-gateway)`", page.read_text()):
             assert script in project["scripts"]
+    documented = [
+        code(row[0])[0] for row in rows(section(ROOT / "README.md", "Requirements")) if code(row[0])
+    ]
+    assert set(project["optional-dependencies"]) <= set(documented)
 
 
 def test_modules_that_are_run_exist() -> None:
