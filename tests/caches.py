@@ -36,6 +36,7 @@ class Policy:
     """What a test changes between two requests; ``view`` is what a request sees of it."""
 
     store: CacheStore = field(default_factory=MemoryCacheStore)
+    fallback: CacheStore = field(default_factory=MemoryCacheStore)
     secret: CacheSecret = SECRET
     responses: ResponseCache | None = field(default_factory=ResponseCache)
     embeddings: EmbeddingCache | None = field(default_factory=EmbeddingCache)
@@ -48,7 +49,9 @@ class Policy:
         def stamp_of(scope: Scope) -> str | None:
             return None if combined is None else combined.of(scope)
 
-        return CacheView(LAYOUT, self.store, self.secret, self.responses, self.embeddings, stamp_of)
+        return CacheView(
+            LAYOUT, self.store, self.fallback, self.secret, self.responses, self.embeddings, stamp_of
+        )
 
 
 class AwayStore:

@@ -24,12 +24,15 @@ class CacheView:
     """One moment of the policy. A request takes it once and uses it to its end, whatever changes meanwhile.
 
     Attributes:
+        fallback: this process's own memory, which serves while ``store`` is away. Its entries are bound to the
+            same stamps: with stamps that are too old neither is used.
         responses, embeddings: the settings; None where the policy has no such cache.
         stamp_of: the combined purge stamp of an entry's scope; None while a purge could have been missed.
     """
 
     layout: KeyLayout
     store: CacheStore
+    fallback: CacheStore
     secret: CacheSecret
     responses: ResponseCache | None
     embeddings: EmbeddingCache | None

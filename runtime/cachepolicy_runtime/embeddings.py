@@ -20,7 +20,7 @@ from cachepolicy_runtime.caching import CACHE_NAME, CacheCounts, CacheView, View
 from cachepolicy_runtime.envelope import Entry, pack, unpack
 from cachepolicy_runtime.keys import MAX_MODEL_LENGTH, EmbeddingQuery, embedding_digest
 from cachepolicy_runtime.store.errors import StoreUnavailable
-from cachepolicy_runtime.store.port import CacheItem
+from cachepolicy_runtime.store.port import CacheItem, CacheStore
 
 KIND = "embeddings"
 _FLOAT32 = "f32"
@@ -146,27 +146,26 @@ class Embeddings:
             self.counts.bypassed[places] += 1
             fresh = await _compute(embed, distinct, dimensions)
             return Embedded(tuple(fresh[text] for text in texts), 0, len(fresh), places)
-        known, reachable = await self._read(view, places, dimensions)
+        known, store = await self._read(view, places, dimensions)
         fresh = await _missing(embed, distinct, known, dimensions)
         tally = self.counts.of(provider)
         tally.hits += len(distinct) - len(fresh)
         tally.misses += len(fresh)
-        if reachable:
-            await self._store(view, places, fresh)
+        await self._store(view, places, fresh, store)
         vectors = {**known, **fresh}
         return Embedded(tuple(vectors[text] for text in texts), len(distinct) - len(fresh), len(fresh))
 
     async def _read(
         self, view: CacheView, places: _Places, dimensions: int | None
-    ) -> tuple[dict[str, Blob], bool]:
-        """The known vectors, and whether the store answered."""
-        names, found = list(places.names.values()), []
+    ) -> tuple[dict[str, Blob], CacheStore]:
+        """The known vectors, and the store that the missing ones go to: memory while the shared one is away."""
+        names, store = list(places.names.values()), view.store
         try:
-            for part in _parts(names):
-                found += await view.store.mget(part)
+            found = [value for part in _parts(names) for value in await store.mget(part)]
         except StoreUnavailable:
             self.counts.store_failures += 1
-            return {}, False
+            store = view.fallback
+            found = await store.mget(names)
         known: dict[str, Blob] = {}
         for (text, name), data in zip(places.names.items(), found, strict=True):
             entry = unpack(view.secret, name, data) if data is not None else None
@@ -174,9 +173,11 @@ class Embeddings:
                 known[text] = entry.payload
         sizes = {len(blob) for blob in known.values()}
         expected = dimensions is None or sizes <= {dimensions * 4}
-        return (known if expected and len(sizes) <= 1 else {}), True
+        return (known if expected and len(sizes) <= 1 else {}), store
 
-    async def _store(self, view: CacheView, places: _Places, fresh: Mapping[str, Blob]) -> None:
+    async def _store(
+        self, view: CacheView, places: _Places, fresh: Mapping[str, Blob], store: CacheStore
+    ) -> None:
         now_ms, items = self._now_ms(), []
         for text, blob in fresh.items():
             name = places.names[text]
@@ -184,7 +185,7 @@ class Embeddings:
             items.append(CacheItem(name, pack(view.secret, name, entry), places.ttl_ms))
         try:
             for part in _parts(items):
-                await view.store.mput(part)
+                await store.mput(part)
                 self.counts.stored += len(part)
         except StoreUnavailable:
             self.counts.store_failures += 1

@@ -1,7 +1,8 @@
 """The response cache: a complete answer of a provider, kept for the tenant that asked.
 
 Only authentication chooses the tenant: without an identity nothing is read and nothing stored. A stream is
-passed through untouched. Whatever happens to the store, the call to the provider goes on.
+passed through untouched. Whatever happens to the store, the call to the provider goes on; while the store is away,
+each process keeps answers in its own memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cachepolicy_runtime.caching import CACHE_NAME, CacheCounts, CacheView, View
 from cachepolicy_runtime.envelope import Entry, pack, unpack
 from cachepolicy_runtime.keys import NotCanonicalError, UpstreamRequest, response_digest
 from cachepolicy_runtime.store.errors import StoreUnavailable
+from cachepolicy_runtime.store.port import CacheStore
 
 A = TypeVar("A")
 
@@ -60,6 +62,15 @@ class _Place:
     rules: Cacheable
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What was found, how ``Cache-Status`` says it, and the store that a new answer goes to."""
+
+    entry: Entry | None
+    how: str
+    store: CacheStore
+
+
 class Responses:
     """See the module. One per process; ``counts`` is what it did."""
 
@@ -88,47 +99,53 @@ class Responses:
             self.counts.bypassed[place] += 1
             return Outcome(await call(), False, f"{CACHE_NAME}; fwd=bypass; detail={place}")
         asked = _directives(request.cache_control)
-        found, why = (None, "fwd=request") if "no-cache" in asked else await self._read(view, place)
-        if found is not None:
+        looked = _Looked(None, "fwd=request", view.store)
+        if "no-cache" not in asked:
+            looked = await self._read(view, place)
+        if looked.entry is not None:
             self.counts.of(provider).hits += 1
-            return self._hit(found)
+            return self._hit(looked.entry, looked.how)
         self.counts.of(provider).misses += 1
-        answer = await call()
-        if why.endswith(STORE_AWAY) or not isinstance(answer, Answer):
+        answer, why = await call(), looked.how
+        if not isinstance(answer, Answer):
             return Outcome(answer, False, f"{CACHE_NAME}; {why}")
-        kept = "no-store" if "no-store" in asked else await self._store(view, place, answer)
+        kept = "no-store" if "no-store" in asked else await self._store(view, place, answer, looked.store)
         told = "stored" if kept is None else f"detail={kept}"
         return Outcome(answer, False, f"{CACHE_NAME}; {why}; fwd-status={answer.status}; {told}")
 
-    async def _read(self, view: CacheView, place: _Place) -> tuple[Entry | None, str]:
-        """The valid entry, or None and how the request is forwarded."""
+    async def _read(self, view: CacheView, place: _Place) -> _Looked:
+        """The valid entry, from this process's memory while the store is away."""
+        store, hit, miss = view.store, "hit", "fwd=uri-miss"
         try:
-            data = await view.store.get(place.name)
+            data = await store.get(place.name)
         except StoreUnavailable:
             self.counts.store_failures += 1
-            return None, f"fwd=miss; detail={STORE_AWAY}"
+            store, hit, miss = view.fallback, "hit; detail=memory", f"fwd=miss; detail={STORE_AWAY}"
+            data = await store.get(place.name)
         entry = unpack(view.secret, place.name, data) if data is not None else None
         if entry is None:
-            return None, "fwd=uri-miss"
-        return (entry, "hit") if entry.stamp == place.stamp else (None, "fwd=stale")
+            return _Looked(None, miss, store)
+        return _Looked(entry, hit, store) if entry.stamp == place.stamp else _Looked(None, "fwd=stale", store)
 
-    def _hit(self, entry: Entry) -> Outcome[A | Answer]:
+    def _hit(self, entry: Entry, how: str) -> Outcome[A | Answer]:
         now_ms = self._now_ms()
+        kind, _, detail = how.partition("; ")
+        told = f"{CACHE_NAME}; {kind}; ttl={entry.ttl_left_s(now_ms)}"
         return Outcome(
             Answer(200, entry.payload, {"content-type": entry.kind}),
             True,
-            f"{CACHE_NAME}; hit; ttl={entry.ttl_left_s(now_ms)}",
+            f"{told}; {detail}" if detail else told,
             entry.age_s(now_ms),
         )
 
-    async def _store(self, view: CacheView, place: _Place, answer: Answer) -> str | None:
-        """Store the answer; why not, as a word, when it was not."""
+    async def _store(self, view: CacheView, place: _Place, answer: Answer, store: CacheStore) -> str | None:
+        """Keep the answer; why not, as a word, when it was not."""
         if why := refusal(answer, place.rules):
             self.counts.not_stored[why] += 1
             return why
         entry = Entry(place.stamp, self._now_ms(), place.ttl_ms, answer.content_type, answer.body)
         try:
-            await view.store.put(place.name, pack(view.secret, place.name, entry), place.ttl_ms)
+            await store.put(place.name, pack(view.secret, place.name, entry), place.ttl_ms)
         except StoreUnavailable:
             self.counts.store_failures += 1
             return STORE_AWAY

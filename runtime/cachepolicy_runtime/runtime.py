@@ -297,6 +297,7 @@ class CacheRuntime:
         return CacheView(
             layout=active.keys,
             store=active.stores.cache,
+            fallback=self._memory.cache,
             secret=self._secret(),
             responses=active.document.response_cache,
             embeddings=active.document.embedding_cache,

@@ -223,6 +223,15 @@ async def test_the_store_away_never_stops_an_answer() -> None:
     assert store.asked == 1
 
 
+async def test_while_the_store_is_away_the_process_remembers_each_text() -> None:
+    provider = Provider()
+    cache = Embeddings(Policy(store=AwayStore()).view)
+    await embed(cache, provider, ["a", "b"])
+    got = await embed(cache, provider, ["b", "c", "a"])
+    assert provider.asked == [["a", "b"], ["c"]]
+    assert got.vectors == [vector_of(text) for text in ["b", "c", "a"]]
+
+
 async def test_a_purge_makes_them_misses() -> None:
     """At runtime and by the policy."""
     policy, provider = Policy(), Provider()

@@ -217,8 +217,31 @@ async def test_the_store_away_never_stops_an_answer() -> None:
     cache = Responses(Policy(store=store).view)
     got = await ask(cache, call)
     assert got.answer.status == 200
-    assert got.cache_status == "CachePolicy; fwd=miss; detail=store-unavailable"
+    assert got.cache_status == "CachePolicy; fwd=miss; detail=store-unavailable; fwd-status=200; stored"
     assert (store.asked, cache.counts.store_failures) == (1, 1)
+
+
+async def test_while_the_store_is_away_the_process_remembers_and_forgets_what_is_purged() -> None:
+    """The same question costs one call; a stamp that changes empties the memory too; the store is asked again once
+    it is back."""
+    policy, call, shared = Policy(store=AwayStore()), Provider(), SpyStore()
+    cache = Responses(policy.view)
+    await ask(cache, call)
+    again = await ask(cache, call)
+    assert again.cache_status == "CachePolicy; hit; ttl=600; detail=memory"
+    policy.stamps = {"all": "2"}
+    assert not (await ask(cache, call)).hit
+    policy.store = shared
+    assert not (await ask(cache, call)).hit
+    assert (call.calls, len(shared.items)) == (3, 1)
+
+
+async def test_the_memory_is_not_used_while_a_purge_could_have_been_missed() -> None:
+    policy, call = Policy(store=AwayStore()), Provider()
+    cache = Responses(policy.view)
+    await ask(cache, call)
+    policy.stamps = None
+    assert (await ask(cache, call)).cache_status.endswith("fwd=bypass; detail=purge-state-unknown")
 
 
 async def test_a_store_that_fails_only_when_writing_never_stops_an_answer() -> None:
