@@ -88,8 +88,9 @@ def _add_render(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--default-image",
+        metavar="IMAGE",
         default=DEFAULT_REDIS_IMAGE,
-        help="where spec.redis.managed.image is absent (%(default)s)",
+        help="image where spec.redis.managed.image is absent (%(default)s)",
     )
     for role in Role:
         verb.add_argument(
@@ -145,10 +146,13 @@ def _add_dev(verb: argparse.ArgumentParser) -> None:
         help="replicas of Core (%(default)s)",
     )
     verb.add_argument(
-        "--data", type=Path, help="data folder (default: below $XDG_STATE_HOME, by namespace and name)"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="data folder (default: below $XDG_STATE_HOME, by namespace and name)",
     )
     verb.add_argument("--upstream", metavar="URL", help="base URL of a real provider instead of the stand-in")
-    verb.add_argument("--upstream-api-key-file", type=Path, metavar="FILE", help="its API key")
+    verb.add_argument("--upstream-api-key-file", type=Path, metavar="FILE", help="file with its API key")
     verb.set_defaults(run=_dev)
 
 

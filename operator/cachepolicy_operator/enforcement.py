@@ -14,7 +14,7 @@ from cachepolicy.spec import CachePolicySpec
 
 @dataclass(frozen=True)
 class Enforcement:
-    """``lagging``: pod → why it does not count. ``too_old``: those of them whose runtime refuses the document."""
+    """``lagging``: pod → why it does not count. ``too_old``: those of them whose runtime is too old for it."""
 
     replicas: int
     enforced: int
@@ -57,7 +57,7 @@ def enforcement(
         enforced=len(by_pod) - len(lagging),
         processes=sum(map(len, by_pod.values())),
         lagging=lagging,
-        too_old=tuple(pod for pod in lagging if any(said.refused for said in by_pod[pod])),
+        too_old=tuple(pod for pod in lagging if any(said.too_old for said in by_pod[pod])),
     )
 
 

@@ -19,7 +19,8 @@ class Acknowledgement:
     """What one process enforces.
 
     ``enforces`` holds the sections whose middleware or client is really installed. ``ignored`` holds the
-    document's paths that the process does not know. ``refused`` says why it keeps an older document, when it does.
+    document's paths that the process does not know. ``refused`` says why it keeps an older document, when it does,
+    and ``too_old`` that only a newer runtime can take the new one.
     ``credential`` is a short hash of the password that it uses, None without one.
     """
 
@@ -30,6 +31,7 @@ class Acknowledgement:
     ignored: tuple[str, ...] = ()
     credential: str | None = None
     refused: str | None = None
+    too_old: bool = False
 
     def to_json(self) -> str:
         return json.dumps(
@@ -41,6 +43,7 @@ class Acknowledgement:
                 "ignored": list(self.ignored),
                 "credential": self.credential,
                 "refused": self.refused,
+                "tooOld": self.too_old,
             },
             separators=(",", ":"),
         )
@@ -58,6 +61,7 @@ class Acknowledgement:
                 ignored=_texts(content.get("ignored")),
                 credential=content.get("credential"),
                 refused=content.get("refused"),
+                too_old=content.get("tooOld") is True,
             )
         except (ValueError, TypeError, KeyError):
             return None

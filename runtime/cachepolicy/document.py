@@ -35,6 +35,10 @@ class DocumentError(ValueError):
     """The document cannot be enforced; the message says what to change. The reader keeps its last good one."""
 
 
+class UnsupportedDocumentError(DocumentError):
+    """The document is sound, and a runtime of another version is needed to enforce it."""
+
+
 class Endpoint(ApiModel):
     """Where one Redis server is: ``redis://host:port``, ``rediss://host:port`` or ``unix:///path``."""
 
@@ -223,7 +227,7 @@ def _check_contract(contract: Any) -> None:
         raise DocumentError("policy.json has no field contract: it is not a policy document")
     major = str(contract).partition(".")[0]
     if major != str(CONTRACT_MAJOR):
-        raise DocumentError(
+        raise UnsupportedDocumentError(
             f"policy.json follows contract {str(contract)[:20]!r} and this runtime reads {CONTRACT_MAJOR}.x: "
             "update the runtime in Core, or the operator, so that both follow one major contract"
         )
@@ -234,6 +238,6 @@ def _check_requires(required: Any, known: frozenset[str]) -> None:
         raise DocumentError("policy.json: requires must be a list of names")
     lacking = capabilities.missing(required, known)
     if lacking:
-        raise DocumentError(
+        raise UnsupportedDocumentError(
             f"policy.json requires {', '.join(lacking)}, which this runtime lacks: update the runtime in Core"
         )

@@ -196,6 +196,7 @@ class Control:
                 ignored=reading.ignored,
                 credential=self._credential(),
                 refused=self._source.refused if self._source is not None else None,
+                too_old=self._source is not None and self._source.too_old,
             )
             .to_json()
             .encode()

@@ -349,7 +349,9 @@ def _belongs(session: Session, who: Identity) -> bool:
 
 
 def main() -> None:
-    arguments = serving.parser("The reference Core of CachePolicy.", port=8080).parse_args()
+    arguments = serving.parser(
+        "cachepolicy-gateway", "The reference Core of CachePolicy.", port=8080
+    ).parse_args()
     serving.log_to_stderr()
     try:
         app = create_app()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cachepolicy import capabilities
-from cachepolicy.document import DocumentError, Reading, read_document
+from cachepolicy.document import DocumentError, Reading, UnsupportedDocumentError, read_document
 from cachepolicy.names import FILE_POLICY
 
 _log = logging.getLogger("cachepolicy.policy")
@@ -26,11 +26,13 @@ class PolicySource:
 
     Attributes:
         refused: why a document that is out there is not in force; None when the newest one is.
+        too_old: it takes a newer runtime to enforce that document.
     """
 
     def __init__(self, directory: Path, known: frozenset[str] = capabilities.ALL) -> None:
         """``known`` are the capabilities of this runtime."""
         self.refused: str | None = None
+        self.too_old = False
         self._path = directory / FILE_POLICY
         self._known = known
         self._signature: _Signature | None = None
@@ -89,9 +91,9 @@ class PolicySource:
         try:
             self._mounted = read_document(data, known=self._known)
         except DocumentError as error:
-            self._refuse(str(error))
+            self._refuse(str(error), too_old=isinstance(error, UnsupportedDocumentError))
             return
-        self.refused = None
+        self.refused, self.too_old = None, False
         self._choose()
 
     def _missing(self) -> None:
@@ -104,10 +106,10 @@ class PolicySource:
         else:
             self._refuse(f"{FILE_POLICY} is gone from {self._path.parent}")
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, too_old: bool = False) -> None:
         if reason == self.refused:
             return
-        self.refused = reason
+        self.refused, self.too_old = reason, too_old
         if self._current is None:
             _log.warning("%s; until there is a policy everything works from memory", reason)
         else:

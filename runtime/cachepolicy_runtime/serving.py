@@ -19,10 +19,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def parser(
-    description: str, *, port: int, environ: Mapping[str, str] = os.environ
+    prog: str, description: str, *, port: int, environ: Mapping[str, str] = os.environ
 ) -> argparse.ArgumentParser:
     """``--host`` and ``--port``, whose defaults come from HOST and PORT; loopback where nothing is said."""
-    made = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    made = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     made.add_argument("--host", default=environ.get("HOST") or LOOPBACK, help="address to listen on (HOST)")
     made.add_argument(
         "--port", type=_port, default=environ.get("PORT") or str(port), help="port to listen on (PORT)"

@@ -219,7 +219,11 @@ def _delay(text: str) -> Duration:
 
 
 def main() -> None:
-    parser = serving.parser(str(__doc__).partition("\n")[0], port=8080)
+    parser = serving.parser(
+        "python -m cachepolicy_runtime.standin",
+        "A stand-in for an LLM provider, for trials and tests.",
+        port=8080,
+    )
     parser.add_argument(
         "--delay",
         type=_delay,

@@ -94,7 +94,7 @@ def test_a_document_that_cannot_be_enforced_is_refused_with_what_to_change(
 
 
 def test_an_acknowledgement_reads_back_and_damage_is_not_one() -> None:
-    one = Acknowledgement("r", 1, "1.0", ("sessions",), ("x",), "c", "policy.json is empty")
+    one = Acknowledgement("r", 1, "1.0", ("sessions",), ("x",), "c", "requires teleport", True)
     assert Acknowledgement.from_json(one.to_json()) == one
     for damage in (b"", b"{}", b"[]", b"null", b'{"revision": 1, "sequence": "x", "contract": 1}'):
         assert Acknowledgement.from_json(damage) is None

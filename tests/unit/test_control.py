@@ -165,6 +165,7 @@ async def test_a_document_that_is_refused_is_said_with_the_reason(tmp_path: Path
     assert last is not None
     assert last.sequence == 1
     assert "follows contract '2.0'" in str(last.refused)
+    assert last.too_old
 
 
 async def test_stamps_older_than_five_seconds_are_none_for_a_purge_could_have_been_missed() -> None:

@@ -97,10 +97,10 @@ def test_the_operator_may_not_list_secrets_and_nothing_by_wildcard() -> None:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
         for resource in rule["resources"]:
             verbs.setdefault(resource, set()).update(rule["verbs"])
-    assert verbs["secrets"] == {"get", "create", "patch", "delete"}
+    assert verbs["secrets"] == {"get", "create", "patch"}
     assert verbs["cachepolicies"] == {"get", "list", "watch"}
     assert verbs["cachepolicies/status"] == {"update"}
-    assert not verbs["persistentvolumeclaims"] & {"create", "delete"}
+    assert verbs["persistentvolumeclaims"] == {"list", "patch"}
     assert not any("exec" in resource or "finalizers" in resource for resource in verbs)
 
 

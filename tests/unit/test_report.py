@@ -237,12 +237,23 @@ def test_waiting_is_said_only_after_two_looks() -> None:
     assert said(replace(lagging, lagging_seconds=PATIENCE_SECONDS))["Enforced"] == ("False", "Waiting")
 
 
-def test_a_runtime_that_refuses_the_document_is_too_old_at_once() -> None:
+def test_a_runtime_that_lacks_what_the_document_requires_is_too_old_at_once() -> None:
     world = at_rest()
     plan = decide(world)
-    world = with_core(world, *all_enforce(plan, 1), acknowledged("core-1", plan, refused="requires x"))
+    report_ = acknowledged("core-1", plan, refused="requires x", too_old=True)
+    world = with_core(world, *all_enforce(plan, 1), report_)
     assert said(world)["Enforced"] == ("False", "RuntimeTooOld")
     assert "requires x" in message(world, "Enforced")
+
+
+def test_a_runtime_that_cannot_read_the_document_is_not_too_old() -> None:
+    """Another version would not help: the directory is the trouble."""
+    world = at_rest()
+    plan = decide(world)
+    report_ = acknowledged("core-1", plan, refused="policy.json is gone")
+    world = with_core(world, *all_enforce(plan, 1), report_)
+    assert said(world)["Enforced"][1] != "RuntimeTooOld"
+    assert "policy.json is gone" in message(world, "Enforced")
 
 
 def test_enforced_never_influences_ready() -> None:

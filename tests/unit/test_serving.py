@@ -8,7 +8,7 @@ from cachepolicy_runtime import serving
 
 
 def places(environ: dict[str, str], *arguments: str) -> tuple[str, int]:
-    parsed = serving.parser("a program", port=8080, environ=environ).parse_args(arguments)
+    parsed = serving.parser("program", "What it is.", port=8080, environ=environ).parse_args(arguments)
     return parsed.host, parsed.port
 
 
