@@ -38,6 +38,8 @@ STARTING_SECONDS: Final = 60.0
 CONFLICT_PAUSE: Final = 30.0
 #: An object that the API server refuses may be let through when something else in the cluster has changed.
 REFUSED_PAUSE: Final = 60.0
+#: After a write there is another look in any case: of a Secret, which is not watched, no event would tell.
+WRITTEN_PAUSE: Final = 1.0
 #: Memory that is in use is freed by clients, without a sign.
 HELD_PAUSE: Final = 15.0
 #: Pods by a selector of the policy's own are not watched; what they report is.
@@ -117,8 +119,9 @@ class Reconciler:
         if failure is not None:
             return REFUSED_PAUSE
         pause = next_look(work.observed, plan, status, lagging=lagging)
-        if not work.wrote:
-            work.memory.versions = versions_of(work.observed)
+        if work.wrote:
+            return WRITTEN_PAUSE if pause is None else min(pause, WRITTEN_PAUSE)
+        work.memory.versions = versions_of(work.observed)
         return pause
 
     async def _act(self, work: Work, servers: Servers, plan: Plan) -> errors.OperatorError | None:

@@ -69,10 +69,14 @@ class Operator:
         else:
             wait_for("the operator to be gone", lambda: not self.pods(), timeout=45)
 
-    def restart(self) -> None:
-        """A new pod, as an update of the operator makes one."""
-        self.cluster.kubectl("rollout", "restart", "-n", SYSTEM, f"deployment/{OPERATOR}")
-        self.wait()
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """No operator until the end of the block; then there is one again, whatever happened."""
+        try:
+            self.scale(0)
+            yield
+        finally:
+            self.scale(1)
 
     def kill(self) -> None:
         """SIGKILL and no time to finish anything."""

@@ -187,14 +187,20 @@ class Cluster:
                 self._section("get", "cpol", "-n", namespace, "-o", "yaml", "--show-managed-fields=false"),
                 self._section("get", "events", "-n", namespace, "--sort-by=.lastTimestamp", tail=30),
             ]
-        parts.append(
-            self._section("logs", "-n", "cachepolicy-system", "deploy/cachepolicy-operator", tail=60)
-        )
+        operator = ("-n", "cachepolicy-system", "-l", "app.kubernetes.io/name=cachepolicy-operator")
+        parts += [
+            self._section("get", "deployments,pods", "-n", "cachepolicy-system", "-o", "wide"),
+            self._section("get", "events", "-n", "cachepolicy-system", "--sort-by=.lastTimestamp", tail=20),
+            self._section("logs", *operator, "--tail=60"),
+        ]
         return "\n".join(parts)
 
     def _section(self, *arguments: str, tail: int = 150) -> str:
-        done = self._run(arguments, None, 20.0)
-        lines = (done.stdout + done.stderr).splitlines()[-tail:]
+        try:
+            done = self._run(arguments, None, 20.0)
+            lines = (done.stdout + done.stderr).splitlines()[-tail:]
+        except subprocess.TimeoutExpired as error:
+            lines = [str(error)]
         return "\n".join([f"--- kubectl {shlex.join(arguments)}", *lines])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests.cluster.conftest import Alone
@@ -69,7 +69,7 @@ def test_status_names_endpoints_versions_and_memory(policy: Policy) -> None:
 @pytest.fixture(scope="module")
 def neighbours(
     cluster: Cluster, operator: Operator, new_namespace: Callable[[str], str]
-) -> Callable[[str], Policy]:
+) -> Iterator[Callable[[str], Policy]]:
     """Policies of one namespace, all applied at once: two good ones and three that cannot work."""
     namespace = new_namespace("many")
     cluster.namespaces.add(namespace)
@@ -92,7 +92,9 @@ def neighbours(
         specs["other"]["redis"]["managed"]["image"] = redis_images()[-1]
     for name, spec in specs.items():
         Policy(cluster, namespace, name).apply(spec)
-    return lambda name: Policy(cluster, namespace, name)
+    yield lambda name: Policy(cluster, namespace, name)
+    cluster.namespaces.discard(namespace)
+    cluster.delete("Namespace", "", namespace)
 
 
 def test_policies_side_by_side_have_servers_keys_and_passwords_of_their_own(
@@ -223,13 +225,10 @@ def test_deleting_a_policy_takes_everything_but_the_volume_and_making_it_again_f
     assert policy.redis(Role.STATE, "GET", f"{namespace}/short:s:kept", user=names.USER_CORE) == "1"
 
     # And for good, with nobody there who could help: the garbage collector is enough.
-    operator.scale(0)
-    try:
+    with operator.away():
         policy.delete()
         wait_gone(policy)
         assert claims(policy) == before[1]
-    finally:
-        operator.scale(1)
 
 
 def test_a_larger_volume_is_had_without_a_restart(

@@ -100,18 +100,19 @@ def test_what_changes_while_the_operator_is_away_is_done_when_it_is_back(
     policy: Policy, core: Core, operator: Operator
 ) -> None:
     """A deletion that no watch saw, an edit, a foreign CONFIG SET, and a new spec."""
-    operator.scale(0)
-    service = names.headless_service(policy.name, Role.STATE)
-    policy.cluster.delete("Service", policy.namespace, service)
-    state = names.server(policy.name, Role.STATE)
-    policy.cluster.merge("Service", policy.namespace, state, {"spec": {"sessionAffinity": "ClientIP"}})
-    assert policy.redis(Role.STATE, "CONFIG", "SET", "appendfsync", "no") == "OK"
+    service, state = (
+        names.headless_service(policy.name, Role.STATE),
+        names.server(policy.name, Role.STATE),
+    )
     spec = core_spec()
     spec["embeddingCache"]["ttl"] = "100h"
-    policy.apply(spec)
     replicas = core.pair()
-    assert [replica.ask("Still there?").status_code for replica in replicas] == [200, 200]
-    operator.scale(1)
+    with operator.away():
+        policy.cluster.delete("Service", policy.namespace, service)
+        policy.cluster.merge("Service", policy.namespace, state, {"spec": {"sessionAffinity": "ClientIP"}})
+        assert policy.redis(Role.STATE, "CONFIG", "SET", "appendfsync", "no") == "OK"
+        policy.apply(spec)
+        assert [replica.ask("Still there?").status_code for replica in replicas] == [200, 200]
     wait_for("the Service", lambda: policy.cluster.get("Service", policy.namespace, service), timeout=30)
     policy.wait_enforced()
     policy.wait_ready()

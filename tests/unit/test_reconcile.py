@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ from cachepolicy_operator.kinds import Kind
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.observed import Json
 from cachepolicy_operator.queue import Key
-from cachepolicy_operator.reconcile import CONFLICT_PAUSE, STARTING_PAUSE, Reconciler
+from cachepolicy_operator.reconcile import (
+    BROKEN_PAUSE,
+    CONFLICT_PAUSE,
+    STARTING_PAUSE,
+    WRITTEN_PAUSE,
+    Reconciler,
+)
 from cachepolicy_operator.redis_watch import RedisWatch
 
 CORE = Key("ns", "core")
@@ -101,11 +108,11 @@ def kube() -> StandInKube:
     return made
 
 
-def reconciler(kube: StandInKube) -> Reconciler:
+def reconciler(kube: StandInKube, now: datetime = NOW) -> Reconciler:
     """A process that has just started."""
     watch = RedisWatch(lambda key: None, pace=1, fast_pace=1)
     stand_in: Any = kube
-    return Reconciler(stand_in, watch, Metrics(), default_image=IMAGE, instance="test", now=lambda: NOW)
+    return Reconciler(stand_in, watch, Metrics(), default_image=IMAGE, instance="test", now=lambda: now)
 
 
 async def test_a_new_policy_is_written_and_reported_and_then_left_alone(kube: StandInKube) -> None:
@@ -117,6 +124,19 @@ async def test_a_new_policy_is_written_and_reported_and_then_left_alone(kube: St
     assert kube.condition("Ready") == ("False", "Starting")
     await operator.reconcile(CORE)
     assert kube.taken() == []
+
+
+async def test_after_a_write_there_is_another_look_though_no_event_may_come(kube: StandInKube) -> None:
+    """Secrets are not watched: without it the round over them would not know what it compares with."""
+    await reconciler(kube).reconcile(CORE)
+    operator = reconciler(kube, NOW + timedelta(minutes=5))
+    assert await operator.reconcile(CORE) == BROKEN_PAUSE
+    assert operator.versions(CORE)
+    kube.objects["Secret", "core-core"]["data"] = {}
+    assert await operator.reconcile(CORE) == WRITTEN_PAUSE
+    assert operator.versions(CORE) is None
+    await operator.reconcile(CORE)
+    assert operator.versions(CORE)
 
 
 async def test_a_process_that_starts_again_writes_nothing_and_makes_no_new_password(
