@@ -718,5 +718,5 @@ def test_every_word_of_a_cache_status_is_documented() -> None:
     tables = rows(section(RUNTIME, "Response cache"))
     documented = {word for row in tables for word in code(row[0]) if "CachePolicy" not in word}
     # Returned by expressions, not by a literal of their own.
-    computed = {"empty", "finish-reason", "usage", "store-unavailable"}
+    computed = {"empty", "finish-reason", "usage", "store-unavailable", "no-store"}
     assert documented == in_code | computed
