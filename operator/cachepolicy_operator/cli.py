@@ -24,6 +24,9 @@ exit codes:
   1  a CachePolicy is wrong, or the stack could not run; the reason is on standard error
   2  wrong use, or a file that cannot be read
 """
+_RENDER = """
+Secrets hold placeholders: the real values are made in the cluster, once. Directives of spec.redis.managed.*.config
+are left out: Redis takes them live, and what it took is written into its file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,18 +50,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_validate(_verb(verbs, "validate", "check files offline, by the same rules as the operator's"))
-    _add_render(_verb(verbs, "render", "print every object that the operator makes of a CachePolicy"))
+    _add_render(
+        _verb(verbs, "render", "print every object that the operator makes of a CachePolicy", _RENDER)
+    )
     _add_dev(_verb(verbs, "dev", "run a CachePolicy here: Redis, two replicas of Core, a stand-in provider"))
     return parser
 
 
 def _verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, more: str = ""
 ) -> argparse.ArgumentParser:
     return verbs.add_parser(
         name,
         help=text,
-        description=text[0].upper() + text[1:] + ".",
+        description=f"{text[0].upper()}{text[1:]}.{more}",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

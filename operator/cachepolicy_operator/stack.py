@@ -25,6 +25,8 @@ GATEWAY: Final = "cachepolicy_runtime.gateway"
 STANDIN: Final = "cachepolicy_runtime.standin"
 # Of the extra [gateway]: Core is a process of its own, and would only end with an ImportError.
 _NEEDED: Final = ("fastapi", "uvicorn", "httpx")
+#: A laptop runs everything at once: a server that is slow for a moment is not away.
+DEADLINE_MS: Final = 1000
 _LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
@@ -157,6 +159,7 @@ class Stack:
             "CACHEPOLICY_API_KEYS_FILE": str(keys),
             "CACHEPOLICY_UPSTREAM_URL": upstream.url,
             "POD_NAME": f"core-{number}",
+            "CACHEPOLICY_DEADLINE_MS": str(DEADLINE_MS),
         }
         if upstream.api_key_file is not None:
             environment["CACHEPOLICY_UPSTREAM_API_KEY_FILE"] = str(upstream.api_key_file)
