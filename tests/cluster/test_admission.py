@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,9 +30,14 @@ CACHE_ONLY: Spec = {"redis": {"managed": {}}, "responseCache": {}}
 
 
 @pytest.fixture(scope="module")
-def place(new_namespace: Callable[[str], str]) -> str:
-    """The namespace of everything here. No pod runs in it: all objects are paused or never stored."""
-    return new_namespace("admission")
+def place(cluster: Cluster, new_namespace: Callable[[str], str]) -> Iterator[str]:
+    """The namespace of everything here. No pod runs in it: all objects are paused or never stored.
+
+    It goes at once: an operator that looks after so many policies takes minutes to read all their Secrets.
+    """
+    namespace = new_namespace("admission")
+    yield namespace
+    cluster.delete("Namespace", "", namespace)
 
 
 def policy(place: str, spec: Spec, name: str = "core") -> Object:
