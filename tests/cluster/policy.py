@@ -154,13 +154,18 @@ class Policy:
             return self.secret(names.redis_auth_secret(self.name))[names.FILE_OPERATOR_PASSWORD]
         return self.secret(names.core_secret(self.name))[names.FILE_PASSWORD]
 
-    def redis(self, role: Role, *arguments: str, user: str = names.USER_OPERATOR) -> str:
-        """What redis-cli prints in the server's pod: Redis's answer, an error included."""
+    def redis(
+        self, role: Role, *arguments: str, user: str = names.USER_OPERATOR, password: str | None = None
+    ) -> str:
+        """What redis-cli prints in the server's pod: Redis's answer, an error included.
+
+        ``password`` instead of the one in the Secret.
+        """
         return self.cluster.execute(
             self.namespace,
             self.pod_name(role),
             *("sh", "-c", _REDIS_CLI, "sh", user, *arguments),
-            data=self.password(user) + "\n",
+            data=(password or self.password(user)) + "\n",
         ).strip()
 
     def directive(self, role: Role, key: str) -> str:
