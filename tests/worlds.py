@@ -15,6 +15,7 @@ from cachepolicy_operator.decide import decide
 from cachepolicy_operator.observed import Json, Observed, id_of
 from cachepolicy_operator.plan import Plan
 from cachepolicy_operator.redis_look import Look
+from cachepolicy_operator.report import report
 from cachepolicy_operator.resources import Credentials
 from cachepolicy_operator.resources.acl import password_hashes
 
@@ -192,6 +193,23 @@ def acknowledged(
         enforces=plan.document.sections,
     )
     return Member(pod, pid, "n"), replace(said, **changes)
+
+
+def with_status(world: Observed) -> Observed:
+    """``world`` with its own report stored."""
+    return replace(world, policy={**world.policy, "status": report(world, decide(world))})
+
+
+def with_core(world: Observed, *reports: tuple[Member, Acknowledgement], pods: int = 2) -> Observed:
+    """``world`` with running pods of Core and what their processes report."""
+    look = replace(healthy_look(world, Role.STATE), acknowledgements=reports)
+    world = with_server(world, Role.STATE, seen=look)
+    return replace(world, core_pods=tuple(core_pod(f"core-{number}") for number in range(pods)))
+
+
+def all_enforce(plan: Plan, pods: int = 2) -> list[tuple[Member, Acknowledgement]]:
+    """What ``pods`` pods with one process each report that all enforce everything."""
+    return [acknowledged(f"core-{number}", plan) for number in range(pods)]
 
 
 def _owned(value: Any) -> Any:

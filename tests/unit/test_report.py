@@ -11,25 +11,26 @@ from tests.policies import with_value
 from tests.worlds import (
     SPEC,
     acknowledged,
+    all_enforce,
     at_rest,
     core_pod,
     healthy_look,
     nothing_yet,
     redis_pod,
     waiting,
+    with_core,
     with_live,
     with_server,
     with_spec,
+    with_status,
 )
 
-from cachepolicy.acknowledgement import Acknowledgement, Member
 from cachepolicy.names import Role
 from cachepolicy.status import CachePolicyStatus
 from cachepolicy_operator import errors
 from cachepolicy_operator.decide import decide
 from cachepolicy_operator.liveconfig import Attempt, Outcome
 from cachepolicy_operator.observed import Json, Observed
-from cachepolicy_operator.plan import Plan
 from cachepolicy_operator.redis_look import Down, DownReason
 from cachepolicy_operator.report import PATIENCE_SECONDS, report, transitions
 
@@ -43,21 +44,6 @@ def said(world: Observed, failure: errors.OperatorError | None = None) -> dict[s
 def message(world: Observed, kind: str) -> str:
     found = {item["type"]: item["message"] for item in report(world, decide(world))["conditions"]}
     return str(found[kind])
-
-
-def with_status(world: Observed) -> Observed:
-    """``world`` with its own report stored."""
-    return replace(world, policy={**world.policy, "status": report(world, decide(world))})
-
-
-def with_core(world: Observed, *reports: tuple[Member, Acknowledgement], pods: int = 2) -> Observed:
-    look = replace(healthy_look(world, Role.STATE), acknowledgements=reports)
-    world = with_server(world, Role.STATE, seen=look)
-    return replace(world, core_pods=tuple(core_pod(f"core-{number}") for number in range(pods)))
-
-
-def all_enforce(plan: Plan, pods: int = 2) -> list[tuple[Member, Acknowledgement]]:
-    return [acknowledged(f"core-{number}", plan) for number in range(pods)]
 
 
 def test_a_policy_at_rest_is_ready_and_says_what_it_has() -> None:
