@@ -79,9 +79,17 @@ test: setup ## Unit and store tests (memory, fakeredis, embedded Valkey, redis-s
 check: setup ## Format, lint, types, import contracts, CRD drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy operator runtime tests manifests/compose
+	$(BIN)/mypy operator runtime tests benchmarks manifests/compose
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m cachepolicy.crd --check $(CRD)
+
+# In an environment of its own: the libraries that it compares with are not for anything else.
+.PHONY: bench
+bench: setup ## Measure against other libraries and write docs/benchmarks.md (six minutes, an idle machine)
+	@cert=$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(BIN)/python -m pip config list | sed -n "s/^global.cert='\(.*\)'/\1/p")}}; \
+	if [ -n "$$cert" ]; then export SSL_CERT_FILE="$$cert"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync --quiet --frozen --all-extras --group bench
+	.venv-bench/bin/python -m benchmarks --page
 
 .PHONY: format
 format: setup ## Format the code and mend what the linter can mend
@@ -95,8 +103,8 @@ crds: setup ## Write the CRD again from the models
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's data
-	rm -rf $(VENV) .cachepolicy .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
-	find operator runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .venv-bench benchmarks/results .cachepolicy .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	find operator runtime tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Clusters
 

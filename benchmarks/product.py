@@ -1,0 +1,67 @@
+"""The runtime under measurement, set up as in a pod: a policy directory, and the servers that it names."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cachepolicy.document import build_document
+from cachepolicy.names import FILE_HMAC_KEY, FILE_POLICY, Role
+from cachepolicy.spec import CachePolicySpec
+from cachepolicy_runtime import CacheRuntime, Identity
+
+WHO = Identity(tenant="acme", user="alice")
+LIMITS = {
+    "per-user": {
+        "by": [{"type": "Tenant"}, {"type": "User"}],
+        "rates": [{"limit": 1_000_000_000, "window": "1m"}],
+    }
+}
+SPEC = {
+    "redis": {"managed": {}},
+    "sessions": {},
+    "rateLimits": LIMITS,
+    "responseCache": {"ttl": "1h"},
+    "embeddingCache": {"ttl": "1h"},
+}
+
+
+def write_policy(folder: Path, url: str | None) -> None:
+    """``policy.json`` and the cache's key. Without ``url`` the document names no server: all is in memory."""
+    document = build_document(
+        namespace="bench",
+        name="core",
+        uid="bench",
+        spec=CachePolicySpec.model_validate(SPEC),
+        endpoints=dict.fromkeys(Role, url or "redis://127.0.0.1"),
+        previous=None,
+        now_ms=1,
+    )
+    content: dict[str, Any] = json.loads(document.to_json())
+    if url is None:
+        content["redis"] = {"keyPrefix": content["redis"]["keyPrefix"]}
+    (folder / FILE_HMAC_KEY).write_text("a key of a benchmark, long enough to be one")
+    (folder / FILE_POLICY).write_text(json.dumps(content))
+
+
+@contextmanager
+def policy(url: str | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cp-bench-") as folder:
+        write_policy(Path(folder), url)
+        yield Path(folder)
+
+
+def runtime_of(folder: Path) -> CacheRuntime:
+    return CacheRuntime.from_env(identify=lambda scope: WHO, environ={"CACHEPOLICY_DIR": str(folder)})
+
+
+@asynccontextmanager
+async def started(url: str | None) -> AsyncIterator[CacheRuntime]:
+    with policy(url) as folder:
+        runtime = runtime_of(folder)
+        async with runtime.lifespan():
+            yield runtime
