@@ -85,7 +85,7 @@ check: setup ## Format, lint, types, import contracts, CRD drift
 
 # In an environment of its own: the libraries that it compares with are not for anything else.
 .PHONY: bench
-bench: setup ## Measure against other libraries and write docs/benchmarks.md (six minutes, an idle machine)
+bench: setup ## Measure against other libraries and write docs/benchmarks.md (four minutes, an idle machine)
 	@cert=$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(BIN)/python -m pip config list | sed -n "s/^global.cert='\(.*\)'/\1/p")}}; \
 	if [ -n "$$cert" ]; then export SSL_CERT_FILE="$$cert"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync --quiet --frozen --all-extras --group bench

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import signal
+import sys
 
 from benchmarks import page, servers
 from benchmarks.harness import CLIENT_CORE, pinned, write
@@ -21,6 +23,9 @@ def main() -> None:
     )
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md afterwards")
     chosen = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # the servers and applications are stopped then, too
     unknown = set(chosen.groups) - set(GROUPS)
     if unknown:
         parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")

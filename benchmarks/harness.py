@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 #: Measured rounds; one more before them warms up and is not counted.
-ROUNDS = 7
+ROUNDS = 5
 RESULTS = Path(__file__).with_name("results")
 
 #: One measurement of one subject.

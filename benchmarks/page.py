@@ -27,7 +27,7 @@ OWN = ("redis", "orjson", "fastapi", "uvicorn", "numpy")
 
 _METHOD = """# Benchmarks
 
-How fast the runtime is, measured against other libraries in the same run. `make bench` measures all of it (about six
+How fast the runtime is, measured against other libraries in the same run. `make bench` measures all of it (about four
 minutes) and writes this page; `.venv-bench/bin/python -m benchmarks ratelimits` measures one group. No test asserts
 any of these figures.
 
@@ -46,6 +46,8 @@ Figures in `µs`, `ms` and `s` are absolute and hold for this machine only.
 - The median of {rounds} rounds, after one that warms up; who comes first changes from round to round. In brackets: the
   lowest and the highest round. Target 11 and 12 are medians of 5 outages and 5 crowds, target 13 of {rounds} starts.
 - A p50 is the median of calls one after the other; "per second" is 100 tasks at once, one process.
+- Our deadline for a call to Redis is 10 s here, except for targets 11 and 12: on a busy machine the 100 ms of the
+  default would be missed now and then, and decisions made without Redis would count as fast ones.
 - The client has one core, the server another one; over loopback TCP, with a plain configuration and no persistence.
 - Target 7 is real HTTP by uvicorn: the application has a core of its own, the load (32 connections) and Redis share the
   other one.
@@ -119,13 +121,13 @@ def _cell(figure: dict[str, Any]) -> str:
 def _missed(rows: list[Row], servers: list[str]) -> str:
     lines = []
     for row in rows:
-        for server in servers:
-            figure = row.get(server)
-            if figure is not None and not figure["met"]:
-                lines.append(
-                    f"- Target {figure['number']}, {figure['what']}, on {server}: {number(figure['spread']['value'])}\n"
-                    f"  instead of {figure['target']:g} {_unit(figure)}."
-                )
+        missed = [server for server in servers if server in row and not row[server]["met"]]
+        if missed:
+            one = _any(row)
+            values = ", ".join(f"{number(row[server]['spread']['value'])} on {server}" for server in missed)
+            lines.append(
+                f"- Target {one['number']}, {one['what']}: {one['target']:g} {_unit(one)} asked,\n  {values}."
+            )
     return "\n".join(lines or ["Everything that is measured here is met."]) + "\n"
 
 

@@ -31,7 +31,7 @@ from cachepolicy_runtime.ratelimit import RateLimiter, Subject, compile_limits
 from cachepolicy_runtime.store.endpoint import fixed, parse_url
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
 from cachepolicy_runtime.store.port import LimitCheck, WindowRate
-from cachepolicy_runtime.store.redis import RedisTransport
+from cachepolicy_runtime.store.redis import RedisTransport, TransportSettings
 from cachepolicy_runtime.store.redis_stores import RedisLimitStore
 
 _MANY = 1_000_000_000
@@ -42,7 +42,9 @@ _LIMITS = compile_limits({name: RateLimit.model_validate(limit) for name, limit 
 
 async def run(server: Server) -> list[Figure]:
     address, credentials = parse_url(server.url)
-    transport = RedisTransport("state", address, fixed(credentials))
+    transport = RedisTransport(
+        "state", address, fixed(credentials), TransportSettings(product.PATIENT_MS / 1000)
+    )
     client = redis.asyncio.Redis.from_url(server.url)
     limiter = RateLimiter(RedisLimitStore(transport), MemoryLimitStore(), lambda: 1)
     sha = await client.script_load("return 1")
