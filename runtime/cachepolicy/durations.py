@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from cachepolicy.schema import cel, cel_matches, cel_rules
+from cachepolicy.schema import TextValue, cel, cel_matches, cel_rules
 
 PATTERN = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 MAX_LENGTH = 20
@@ -24,19 +24,20 @@ FORM = (
     "(days are written in hours)"
 )
 
+_SELF_IS_DURATION = cel_matches("self", PATTERN)
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _WHOLE = re.compile(PATTERN)
 _PART = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
 
 
 @dataclass(frozen=True, order=True)
-class Duration:
+class Duration(TextValue):
     """A length of time, exact to the millisecond."""
 
     milliseconds: int
 
     @classmethod
-    def parse(cls, text: str) -> Duration:
+    def parse(cls, text: str) -> Self:
         """Read ``text``; raises ``ValueError`` with what is allowed."""
         if len(text) > MAX_LENGTH or not _WHOLE.fullmatch(text):
             raise ValueError(f"{text[:40]!r} is {FORM}")
@@ -56,24 +57,14 @@ class Duration:
         return "".join(parts) or "0s"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._validate, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         # A rule, not a pattern: of that one a person would see nothing but the regular expression.
-        return {
-            "type": "string",
-            "maxLength": MAX_LENGTH,
-            "x-kubernetes-validations": [{"rule": f'self.matches(r"{PATTERN}")', "message": FORM}],
-        }
+        return {"type": "string", "maxLength": MAX_LENGTH, **cel_rules(cel(_SELF_IS_DURATION, FORM))}
 
     @classmethod
-    def _validate(cls, value: Any) -> Duration:
+    def _validate(cls, value: Any) -> Self:
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -82,9 +73,6 @@ class Duration:
 
 
 _POSITIVE = "must be longer than 0s"
-
-
-_SELF_IS_DURATION = cel_matches("self", PATTERN)
 
 
 class _Positive:

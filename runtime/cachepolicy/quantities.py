@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
+
+from cachepolicy.schema import TextValue, cel, cel_matches, cel_rules
 
 MAX_LENGTH = 24
 PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2}|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -32,14 +34,14 @@ _FORM = re.compile(r"^([0-9]+(?:\.[0-9]+)?)([eE][+-]?[0-9]{1,2})?(m|k|M|G|T|P|E|
 
 
 @dataclass(frozen=True)
-class Quantity:
+class Quantity(TextValue):
     """An amount; ``text`` is the spelling, ``value`` the number it stands for (bytes, cores)."""
 
     value: Decimal
     text: str = field(compare=False)
 
     @classmethod
-    def parse(cls, text: str | int) -> Quantity:
+    def parse(cls, text: str | int) -> Self:
         """Read ``text``; raises ``ValueError`` with what is allowed. Negative amounts are refused."""
         spelling = str(text)
         match = _FORM.fullmatch(spelling) if len(spelling) <= MAX_LENGTH else None
@@ -56,12 +58,6 @@ class Quantity:
         return self.text
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._validate, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
@@ -70,16 +66,13 @@ class Quantity:
             "x-kubernetes-int-or-string": True,
             "maxLength": MAX_LENGTH,
             # A pattern would not look at integers, and say nothing but the regular expression.
-            "x-kubernetes-validations": [
-                {
-                    "rule": f'type(self) == int ? self >= 0 : string(self).matches(r"{PATTERN}")',
-                    "message": FORM,
-                }
-            ],
+            **cel_rules(
+                cel(f"type(self) == int ? self >= 0 : {cel_matches('string(self)', PATTERN)}", FORM),
+            ),
         }
 
     @classmethod
-    def _validate(cls, value: Any) -> Quantity:
+    def _validate(cls, value: Any) -> Self:
         if isinstance(value, cls):
             return value
         if isinstance(value, (str, int)) and not isinstance(value, bool):
