@@ -9,6 +9,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from cachepolicy import capabilities
 from cachepolicy.durations import Duration, PositiveDuration
 from cachepolicy.quantities import Quantity
 from cachepolicy.schema import (
@@ -67,11 +68,21 @@ class ResponseCache(ApiModel):
         at_model = at_provider.models.get(model) if model else None
         return at_model.ttl if at_model else at_provider.ttl or self.ttl
 
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce this wrongly."""
+        return (capabilities.RESPONSE_CACHE,)
+
 
 class EmbeddingCache(ApiModel):
     """Embeddings, kept per tenant and item."""
 
     ttl: PositiveDuration = Field(default=Duration.parse("720h"), description="Time to live. Default 720h.")
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce this wrongly."""
+        return (capabilities.EMBEDDING_CACHE,)
 
 
 class Purge(ApiModel):
@@ -79,3 +90,8 @@ class Purge(ApiModel):
 
     all: Stamp | None = Field(default=None, description="Everything cached under this policy.")
     providers: dict[ModelName, Stamp] = Field(default={}, max_length=16, description="By provider.")
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce this wrongly."""
+        return (capabilities.PURGE,)

@@ -25,7 +25,7 @@ from cachepolicy.sessions import Sessions
 from cachepolicy.spec import CachePolicySpec
 
 CONTRACT_MAJOR = 1
-CONTRACT_MINOR = 0
+CONTRACT_MINOR = 1
 CONTRACT = f"{CONTRACT_MAJOR}.{CONTRACT_MINOR}"
 
 _SCHEMES = ("redis://", "rediss://", "unix:///")
@@ -192,14 +192,11 @@ def read_document(data: bytes, *, known: frozenset[str] = capabilities.ALL) -> R
 
 
 def _requires(spec: CachePolicySpec) -> tuple[str, ...]:
-    needed = {
-        capabilities.SESSIONS: spec.sessions,
-        capabilities.RATE_LIMITS_REQUESTS: spec.rate_limits,
-        capabilities.RESPONSE_CACHE: spec.response_cache,
-        capabilities.EMBEDDING_CACHE: spec.embedding_cache,
-        capabilities.PURGE: spec.purge,
-    }
-    return tuple(name for name, section in needed.items() if section is not None)
+    """What each section asks of its reader; every section says it itself, in ``requires``."""
+    limits = (spec.rate_limits or {}).values()
+    sections = (spec.sessions, *limits, spec.response_cache, spec.embedding_cache, spec.purge)
+    needed = [name for section in sections if section is not None for name in section.requires]
+    return tuple(dict.fromkeys(needed))
 
 
 def _next_sequence(revision: str, previous: PolicyDocument | None, now_ms: int) -> int:

@@ -11,7 +11,7 @@ from pydantic import (
     field_validator,
 )
 
-from cachepolicy import durations
+from cachepolicy import capabilities, durations
 from cachepolicy.durations import PositiveDuration
 from cachepolicy.schema import (
     ApiModel,
@@ -126,6 +126,11 @@ class RateLimit(ApiModel):
         if len({rate.window for rate in value}) != len(value):
             raise ValueError(_OWN_WINDOW)
         return value
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce this wrongly."""
+        return (capabilities.RATE_LIMITS_REQUESTS,)
 
 
 LIMIT_NAME = "the name of a limit is a lower-case DNS label of at most 40 characters"

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from cachepolicy import durations
+from cachepolicy import capabilities, durations
 from cachepolicy.durations import Duration, PositiveDuration
 from cachepolicy.quantities import Quantity
 from cachepolicy.schema import (
@@ -126,3 +126,8 @@ class Sessions(ApiModel):
         if self.idle_timeout > self.absolute_timeout:
             raise ValueError(_IDLE)
         return self
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce this wrongly."""
+        return (capabilities.SESSIONS,)
