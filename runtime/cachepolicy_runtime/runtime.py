@@ -14,40 +14,35 @@ is under way keeps what it began with.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cachepolicy import stamps
 from cachepolicy.acknowledgement import Member
-from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
-from cachepolicy.document import CONTRACT, DocumentRedis, PolicyDocument, Reading
+from cachepolicy.document import PolicyDocument
 from cachepolicy.identity import Identity
-from cachepolicy.keys import KeyLayout
 from cachepolicy.names import FILE_ADMIN_TOKEN, FILE_HMAC_KEY, Role
-from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime import status
+from cachepolicy_runtime.active import Active
 from cachepolicy_runtime.asgi.endpoints import Endpoints
 from cachepolicy_runtime.asgi.types import Scope, client_ip
-from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.control import Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
+from cachepolicy_runtime.following import CacheViews, Following
 from cachepolicy_runtime.policy import PolicySource
-from cachepolicy_runtime.ratelimit import Decision, Limit, Outcome, RateLimiter, Subject, compile_limits
+from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, Subject
 from cachepolicy_runtime.responses import Responses
 from cachepolicy_runtime.secrets import AdminToken, CacheSecretSource, WatchedFile, required_file
 from cachepolicy_runtime.sessions import SessionPolicy, Sessions
-from cachepolicy_runtime.settings import RedisTarget, RuntimeSettings
+from cachepolicy_runtime.settings import RuntimeSettings
 from cachepolicy_runtime.store.endpoint import FileCredentials
-from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
-from cachepolicy_runtime.stores import MemoryStores, Stores
+from cachepolicy_runtime.stores import MemoryStores
 
 _log = logging.getLogger("cachepolicy.runtime")
 
@@ -56,32 +51,6 @@ Identify = Callable[[Scope], "Identity | Awaitable[Identity | None] | None"]
 
 #: Where a request remembers who calls. Only the server and the app can write to a scope.
 _WHO = "cachepolicy.identity"
-#: Requests that began before a change of servers finish within this time, in seconds.
-_RETIRE_S = 5.0
-#: Name of what holds where no document says anything.
-BUILT_IN = "built-in"
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """Everything that is in force, replaced as a whole.
-
-    Attributes:
-        reading: the document, or the built-in defaults.
-        places: what the stores were connected to, to see whether a new document moves them.
-    """
-
-    reading: Reading
-    keys: KeyLayout
-    places: Mapping[Role, RedisTarget]
-    stores: Stores
-    limiter: RateLimiter
-    limits: tuple[Limit, ...]
-    sessions: SessionPolicy | None
-
-    @property
-    def document(self) -> PolicyDocument:
-        return self.reading.document
 
 
 class CacheRuntime:
@@ -103,27 +72,21 @@ class CacheRuntime:
         self._settings = settings
         self._identify = identify
         self._secret = secret
-        self._memory = MemoryStores()
-        self._fallback = MemoryLimitStore()
         self._source = PolicySource(settings.policy_dir) if settings.policy_dir is not None else None
-        self._unusable: str | None = None
-        self._combined: CombinedStamps | None = None
-        self._retiring: dict[asyncio.Task[None], Stores] = {}
+        memory = MemoryStores()
         self.limit_counts = status.LimitCounts()
-        self.sessions = Sessions(self._memory.sessions)
+        self.sessions = Sessions(memory.sessions)
         self.control = Control(
             Member(settings.pod_name, os.getpid(), secrets.token_hex(4)),
-            self._memory.control,
+            memory.control,
             self._source,
             self._credential,
         )
         self.control.every_beat(self.sessions.settle)
-        self._responses = Responses(self._cache_view)
-        self._embeddings = Embeddings(self._cache_view)
-        self._active = self._activate(Reading(_built_in(settings), ()))
-        self._use(self._active.stores)
-        if self._source is not None:
-            self._source.subscribe(self._adopt)
+        self._following = Following(settings, self._source, memory, self.sessions, self.control)
+        view = CacheViews(self._following, memory, secret, self.control)
+        self._responses = Responses(view)
+        self._embeddings = Embeddings(view)
 
     @classmethod
     def from_env(cls, *, identify: Identify, environ: Mapping[str, str] = os.environ) -> CacheRuntime:
@@ -162,7 +125,7 @@ class CacheRuntime:
             yield
         finally:
             await self.control.stop()
-            await self._close()
+            await self._following.aclose()
 
     def endpoints(self) -> Endpoints:
         """``/health``, ``/stats`` and ``/clear`` as an ASGI application to be mounted, usually at ``/cache``."""
@@ -187,8 +150,7 @@ class CacheRuntime:
     @property
     def document(self) -> PolicyDocument | None:
         """The policy that is enforced; None while there is none and the built-in defaults hold."""
-        document = self._active.document
-        return None if document.revision == BUILT_IN else document
+        return self._following.document
 
     async def identity(self, scope: Scope) -> Identity | None:
         """Who calls, asked once for each request."""
@@ -242,75 +204,9 @@ class CacheRuntime:
             "stores": status.stores(self._active.stores.transports),
         }
 
-    # --- following the policy -----------------------------------------------------------------------------
-
-    def _adopt(self, reading: Reading) -> None:
-        """Put a document in force. One that cannot be used changes nothing."""
-        try:
-            before, self._active = self._active, self._activate(reading)
-        except ValueError as error:
-            self._unusable = f"policy.json, revision {reading.document.revision}: {error}"
-            _log.error("%s; what was in force stays", self._unusable)
-            return
-        self._unusable = None
-        if self._active.stores is not before.stores:
-            self._use(self._active.stores)
-            self._retire(before.stores)
-        self.control.applied(reading)
-
-    def _use(self, stores: Stores) -> None:
-        self.sessions.use(stores.sessions)
-        self.control.use(stores.control)
-
-    def _activate(self, reading: Reading) -> Active:
-        document = reading.document
-        keys, places = document.keys, dict(self._places(document))
-        before: Active | None = getattr(self, "_active", None)
-        moved = before is None or before.keys != keys or before.places != places
-        if before is not None and not moved:
-            stores, limiter = before.stores, before.limiter
-        else:
-            stores = Stores.connect(places, keys, self._memory, self._settings.deadline_s)
-            limiter = RateLimiter(stores.limits, self._fallback, lambda: self.control.live)
-        return Active(
-            reading=reading,
-            keys=keys,
-            places=places,
-            stores=stores,
-            limiter=limiter,
-            limits=compile_limits(document.rate_limits or {}),
-            sessions=SessionPolicy(keys, document.sessions) if document.sessions is not None else None,
-        )
-
-    def _places(self, document: PolicyDocument) -> Iterator[tuple[Role, RedisTarget]]:
-        """The servers that the document names, else those of the environment where no document has to."""
-        named = {Role.STATE: self._settings.state, Role.CACHE: self._settings.cache}
-        for role, fixed in named.items():
-            endpoint = document.redis.endpoint(role)
-            if endpoint is not None:
-                yield role, self._settings.target(endpoint.url)
-            elif fixed is not None and self._source is None:
-                yield role, fixed
-
-    def _cache_view(self) -> CacheView:
-        active = self._active
-        return CacheView(
-            layout=active.keys,
-            store=active.stores.cache,
-            fallback=self._memory.cache,
-            secret=self._secret(),
-            responses=active.document.response_cache,
-            embeddings=active.document.embedding_cache,
-            stamp_of=self._stamp_of(active.document.purge),
-        )
-
-    def _stamp_of(self, purge: Purge | None) -> Callable[[stamps.Scope], str | None]:
-        known = self.control.stamps
-        if known is None:
-            return _unknown_stamp
-        if self._combined is None or not self._combined.hold_for(known, purge):
-            self._combined = CombinedStamps(known, purge)
-        return self._combined.of
+    @property
+    def _active(self) -> Active:
+        return self._following.active
 
     def _credential(self) -> str | None:
         directory = self._settings.policy_dir
@@ -319,50 +215,13 @@ class CacheRuntime:
     def _reasons(self) -> Iterator[str]:
         if self._source is not None and self._source.refused:
             yield self._source.refused
-        if self._unusable:
-            yield self._unusable
-        caching = self._active.document.response_cache or self._active.document.embedding_cache
+        if self._following.unusable:
+            yield self._following.unusable
+        caching = self._active.has_cache
         if caching and self.control.stamps is None:
             yield "the caches are not used: a purge could have been missed while their control keys are away"
         if caching and Role.CACHE in self._active.stores.transports and not self._secret.shared:
             yield "the caches are not shared with other replicas: there is no HMAC key file"
-
-    def _retire(self, stores: Stores) -> None:
-        task = asyncio.get_running_loop().create_task(_close_later(stores))
-        self._retiring[task] = stores
-        task.add_done_callback(self._retiring.pop)
-
-    async def _close(self) -> None:
-        retiring = dict(self._retiring)
-        for task in retiring:
-            task.cancel()
-        await asyncio.gather(*retiring, return_exceptions=True)
-        for stores in (*retiring.values(), self._active.stores):
-            await stores.aclose()
-
-
-def _unknown_stamp(scope: stamps.Scope) -> None:
-    return None
-
-
-async def _close_later(stores: Stores) -> None:
-    await asyncio.sleep(_RETIRE_S)
-    await stores.aclose()
-
-
-def _built_in(settings: RuntimeSettings) -> PolicyDocument:
-    """What holds where there is no policy: sessions and caches with their defaults, and no limits."""
-    return PolicyDocument(
-        contract=CONTRACT,
-        policy=settings.key_prefix,
-        uid=BUILT_IN,
-        revision=BUILT_IN,
-        sequence=0,
-        redis=DocumentRedis(key_prefix=settings.key_prefix),
-        sessions=SessionRules(),
-        response_cache=ResponseCache(),
-        embedding_cache=EmbeddingCache(),
-    )
 
 
 def _without_directory(active: Active) -> str:
