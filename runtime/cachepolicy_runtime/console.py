@@ -8,7 +8,7 @@ import sys
 def gateway() -> int:
     """Run the reference Core; without what it needs, say which extra brings it."""
     try:
-        from cachepolicy_runtime.gateway import main
+        from cachepolicy_runtime.gateway.__main__ import main
     except ModuleNotFoundError as error:
         print(
             f"cachepolicy-gateway needs the package {error.name}: pip install 'cachepolicy[gateway]'",

@@ -1,0 +1,93 @@
+"""Core as an ASGI application: which handler answers which path, and what surrounds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI, Response
+
+from cachepolicy_runtime.apikeys import ApiKeys
+from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
+from cachepolicy_runtime.asgi.sessions import SessionMiddleware
+from cachepolicy_runtime.asgi.types import App, Message, Receive, Scope, Send
+from cachepolicy_runtime.gateway.chat import CHAT, Chat
+from cachepolicy_runtime.gateway.embeddings import EMBEDDINGS, EmbeddingRoute
+from cachepolicy_runtime.gateway.errors import shape_errors
+from cachepolicy_runtime.gateway.responding import json_response
+from cachepolicy_runtime.gateway.sessions import SESSION, SessionRoutes
+from cachepolicy_runtime.runtime import CacheRuntime
+from cachepolicy_runtime.upstream import Upstream
+
+#: No limit applies to probes, nor to the health that they may look at.
+PROBES = ("/healthz", "/readyz", "/cache/health")
+
+
+def create_app(
+    environ: Mapping[str, str] = os.environ, *, transport: httpx.AsyncBaseTransport | None = None
+) -> FastAPI:
+    """Core as an ASGI application. Raises ``ValueError`` naming the variable that is wrong.
+
+    ``transport`` reaches the provider otherwise than by the network (for tests).
+    """
+    keys = ApiKeys.from_path(environ.get("CACHEPOLICY_API_KEYS_FILE"))
+    upstream = Upstream.from_env(environ, transport)
+    runtime = CacheRuntime.from_env(identify=keys.identify, environ=environ)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with upstream, runtime.lifespan(app):
+            yield
+
+    app = FastAPI(title="Core", lifespan=lifespan, openapi_url=None)
+    app.state.runtime = runtime
+    provider = environ.get("CACHEPOLICY_PROVIDER") or "openai"
+    for method, path, answer in _routes(runtime, upstream, provider):
+        app.add_api_route(path, answer, methods=[method], response_model=None)
+    app.mount("/cache", runtime.endpoints())
+    shape_errors(app)
+    # The last one added is the outermost.
+    app.add_middleware(SessionMiddleware, runtime=runtime)
+    app.add_middleware(RateLimitMiddleware, runtime=runtime, exempt=PROBES)
+    app.add_middleware(ServedBy, name=environ.get("POD_NAME") or f"pid-{os.getpid()}")
+    return app
+
+
+def _routes(
+    runtime: CacheRuntime, upstream: Upstream, provider: str
+) -> list[tuple[str, str, Callable[..., Awaitable[Response]]]]:
+    chat = Chat(runtime, upstream, provider)
+    embeddings = EmbeddingRoute(runtime, upstream, provider)
+    sessions = SessionRoutes(runtime)
+    return [
+        ("POST", CHAT, chat.answer),
+        ("POST", EMBEDDINGS, embeddings.answer),
+        ("GET", SESSION, sessions.read),
+        ("PUT", SESSION, sessions.write),
+        ("DELETE", SESSION, sessions.end),
+        ("GET", "/healthz", _alive),
+        ("GET", "/readyz", _alive),
+    ]
+
+
+async def _alive() -> Response:
+    """Core answers as long as it runs: without Redis it works with less, which /cache/health tells."""
+    return json_response({"status": "ok"})
+
+
+class ServedBy:
+    """Names the replica in every answer: which one it was shows that they share one state."""
+
+    def __init__(self, app: App, *, name: str) -> None:
+        self._app = app
+        self._header = (b"x-served-by", name.encode("ascii", "replace"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), self._header]
+            await send(message)
+
+        await self._app(scope, receive, sending if scope["type"] == "http" else send)

@@ -1,0 +1,43 @@
+"""What the gateway sends: whole answers, and streams that nobody collects on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+
+from cachepolicy_runtime.answers import Answer
+from cachepolicy_runtime.asgi.types import Receive, Scope, Send
+from cachepolicy_runtime.responses import Outcome
+from cachepolicy_runtime.upstream import Stream
+
+
+class StreamedResponse(StreamingResponse):
+    """Passes a stream on chunk by chunk, and closes it even if the caller goes before the first one."""
+
+    def __init__(self, stream: Stream, headers: Mapping[str, str]) -> None:
+        # Proxies such as nginx would otherwise collect the events.
+        unbuffered = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
+        super().__init__(stream.chunks(), headers={**headers, **unbuffered}, media_type=stream.content_type)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.aclose()
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def outcome_response(outcome: Outcome[Answer | Stream]) -> Response:
+    """The provider's answer or the cached one, with the headers that say which."""
+    answer = outcome.answer
+    if isinstance(answer, Stream):
+        return StreamedResponse(answer, outcome.headers)
+    return Response(answer.body, answer.status, {**answer.headers, **outcome.headers})
