@@ -228,6 +228,23 @@ REFUSED = (
     Refused("purge.all", "", "string should have at least 1 character", "should be at least 1 chars long"),
     # Redis.
     Refused("redis", {}, "spec.redis.managed: required, and missing", "spec.redis.managed: Required value"),
+    *(
+        Refused(f"redis.managed.podMetadata.{kind}", {key: "x"}, "belongs to the operator or to Kubernetes")
+        for kind in ("labels", "annotations")
+        for key in ("app.kubernetes.io/name", f"{names.GROUP}/policy", "statefulset.kubernetes.io/pod-name")
+    ),
+    Refused(
+        "redis.managed.imagePullSecrets",
+        [{"name": ""}],
+        "string should have at least 1 character",
+        "should be at least 1 chars long",
+    ),
+    Refused(
+        "redis.managed.scheduling.tolerations",
+        [{"operator": "Exists"}] * 17,
+        "must have at most 16 entries",
+        "must have at most 16 items",
+    ),
     Refused("redis.managed.image", "my image", "an image is written without spaces"),
     Refused(
         "core.podSelector.matchLabels",

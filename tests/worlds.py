@@ -90,12 +90,13 @@ def as_stored(obj: Json) -> Json:
         "managedFields": [entry],
     }
     if obj["kind"] == "StatefulSet":
+        pods = obj["spec"]["replicas"]
         live["status"] = {
             "observedGeneration": 1,
-            "replicas": 1,
-            "readyReplicas": 1,
-            "updatedReplicas": 1,
-            "availableReplicas": 1,
+            "replicas": pods,
+            "readyReplicas": pods,
+            "updatedReplicas": pods,
+            "availableReplicas": pods,
             "currentRevision": REVISION,
             "updateRevision": REVISION,
         }

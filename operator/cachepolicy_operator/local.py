@@ -15,6 +15,7 @@ from typing import Any
 from cachepolicy.acknowledgement import Member
 from cachepolicy.document import PolicyDocument, build_document
 from cachepolicy.names import Role
+from cachepolicy_operator import errors
 from cachepolicy_operator.enforcement import Enforcement, enforcement
 from cachepolicy_operator.local_files import LocalFiles
 from cachepolicy_operator.local_server import LocalServer, Settled
@@ -65,6 +66,12 @@ class LocalBackend:
         out; :class:`cachepolicy_operator.local_files.LocalFilesError` when the folder is somebody else's; and
         :class:`cachepolicy_operator.embedded.EmbeddedError` when a server does not start.
         """
+        if manifest.spec.redis.managed.hibernated:
+            raise errors.Stalled(
+                "there is nothing to run: set it to false, or leave it out",
+                reason="Hibernated",
+                field="spec.redis.managed.hibernated",
+            )
         self.files.claim()
         roles = manifest.spec.roles
         servers = {role: self.servers.get(role) or self._server(role) for role in roles}

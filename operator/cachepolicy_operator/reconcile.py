@@ -199,6 +199,8 @@ def _until_ready(observed: Observed, conditions: list[Json]) -> float | None:
         return None
     for item in conditions:
         if item["type"] == ConditionType.READY and item["status"] != Status.TRUE:
+            if item["reason"] == "Hibernated":
+                return None
             since = observed.now - datetime.fromisoformat(item["lastTransitionTime"])
             return STARTING_PAUSE if since.total_seconds() < STARTING_SECONDS else BROKEN_PAUSE
     return None

@@ -24,6 +24,8 @@ from cachepolicy_operator.observed import Json, Observed
 from cachepolicy_operator.plan import Notice, Plan
 from cachepolicy_operator.redis_look import Down
 from cachepolicy_operator.resources import server_host
+from cachepolicy_operator.resources.redis_conf import has_disk
+from cachepolicy_operator.resources.statefulset import replicas
 
 #: Two looks at the usual pace: a change that is enforced sooner never shows as Waiting.
 PATIENCE_SECONDS: Final = 3.0
@@ -32,7 +34,7 @@ _MOST_NAMED: Final = 10
 # What the other conditions say shows in Ready.
 _TOLD: Final = frozenset({ConditionType.READY, ConditionType.ENFORCED, ConditionType.STALLED})
 # Not ready because somebody asked for just that: no warning.
-_MEANT: Final = frozenset({"RestartPending", "Paused"})
+_MEANT: Final = frozenset({"RestartPending", "Paused", "Hibernated"})
 # Reasons of a beginning or of a passing state: no Event says that a new Redis is not ready yet.
 _PASSING: Final = frozenset(
     {"Starting", "Progressing", "Loading", "WaitingForRedis", "WaitingForGC", "NotWritten"}
@@ -119,12 +121,14 @@ def _progress(
         yield Condition.true(ConditionType.STALLED, config.reason, config.message)
     elif trouble is not None:
         yield Condition.true(ConditionType.RECONCILING, _reason(trouble), str(trouble))
-    elif ready.status is not Status.TRUE and not paused:
+    elif ready.status is not Status.TRUE and not paused and ready.reason != "Hibernated":
         yield Condition.true(ConditionType.RECONCILING, ready.reason, ready.message)
 
 
 def _redis_available(observed: Observed, spec: CachePolicySpec) -> Condition:
     kind = ConditionType.REDIS_AVAILABLE
+    if spec.redis.managed.hibernated:
+        return Condition.false(kind, "Hibernated", _asleep(spec))
     for role in spec.roles:
         view, pod_name = observed.server(role), f"{names.server(observed.name, role)}-0"
         if not rollout.ready(view.pod):
@@ -141,6 +145,12 @@ def _redis_available(observed: Observed, spec: CachePolicySpec) -> Condition:
     return Condition.true(
         kind, "Available", f"{servers} answer" if len(spec.roles) > 1 else f"{servers} answers"
     )
+
+
+def _asleep(spec: CachePolicySpec) -> str:
+    empty = " and ".join(role for role in spec.roles if not has_disk(spec, role))
+    lost = f"; without storage, {empty} comes back empty" if empty else ""
+    return f"spec.redis.managed.hibernated: no Redis pods run, and Core works from memory{lost}"
 
 
 def _config_applied(observed: Observed, plan: Plan) -> Condition:
@@ -261,7 +271,7 @@ def _turned(item: Mapping[str, Any]) -> Notice | None:
 
 
 def _body(observed: Observed, plan: Plan, spec: CachePolicySpec) -> Json:
-    servers = {role: _server_status(observed, role) for role in spec.roles}
+    servers = {role: _server_status(observed, role, replicas(spec)) for role in spec.roles}
     status = CachePolicyStatus(
         sections=",".join(spec.sections),
         redis=RedisStatus(state=servers.get(Role.STATE), cache=servers.get(Role.CACHE)),
@@ -273,15 +283,15 @@ def _body(observed: Observed, plan: Plan, spec: CachePolicySpec) -> Json:
     )
 
 
-def _server_status(observed: Observed, role: Role) -> ServerStatus:
+def _server_status(observed: Observed, role: Role, wanted: int) -> ServerStatus:
     view = observed.server(role)
     ready = int(rollout.ready(view.pod))
     return ServerStatus(
         endpoint=f"{server_host(observed.namespace, observed.name, role)}:{names.REDIS_PORT}",
         topology="Standalone",
-        replicas=1,
+        replicas=wanted,
         ready_replicas=ready,
-        ready=f"{ready}/1",
+        ready=f"{ready}/{wanted}",
         version=view.look.version if view.look else None,
         maxmemory=str(view.look.maxmemory) if view.look else None,
     )

@@ -113,6 +113,8 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     result = {key: value for key, value in node.items() if key not in _DROPPED}
     if result.get("additionalProperties") is False:
         del result["additionalProperties"]
+    if result.get("additionalProperties") is True:  # a structure of core/v1, checked where it is used
+        result["x-kubernetes-preserve-unknown-fields"] = result.pop("additionalProperties")
     if "properties" in result:
         result["properties"] = {
             name: _structural(child, definitions) for name, child in result["properties"].items()

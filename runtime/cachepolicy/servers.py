@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from cachepolicy import directives
+from cachepolicy.pods import ImagePullSecret, PodMetadata, Scheduling
 from cachepolicy.quantities import Quantity
 from cachepolicy.schema import (
     ApiModel,
@@ -176,11 +177,23 @@ class ManagedRedis(ApiModel):
         default=ImagePullPolicy.IF_NOT_PRESENT,
         description="When the node pulls the image. Default IfNotPresent.",
     )
+    image_pull_secrets: tuple[ImagePullSecret, ...] = Field(
+        default=(), max_length=8, description="Secrets that the node pulls the image with."
+    )
     state: StateServer | None = Field(
         default=None, description="The server of sessions and rate limits. Absent: defaults."
     )
     cache: CacheServer | None = Field(
         default=None, description="The server of cached responses and embeddings. Absent: defaults."
+    )
+    pod_metadata: PodMetadata = Field(
+        default=PodMetadata(), description="Labels and annotations of the Redis pods."
+    )
+    scheduling: Scheduling = Field(default=Scheduling(), description="Which nodes the Redis pods run on.")
+    hibernated: bool = Field(
+        default=False,
+        description="No Redis pods at all; claims, Secrets and configuration stay. Servers without storage come "
+        "back empty. Default false.",
     )
 
 

@@ -28,6 +28,7 @@ from tests.worlds import (
     healthy_look,
     nothing_yet,
     redis_pod,
+    stored,
     waiting,
     with_live,
     with_server,
@@ -103,6 +104,13 @@ def going() -> Json:
 
 def paused(world: Observed) -> Observed:
     return with_spec(world, {**SPEC, "paused": True})
+
+
+def hibernated(world: Observed) -> Observed:
+    asleep = with_spec(world, {**SPEC, "redis": {"managed": {"hibernated": True}}})
+    for role in Role:
+        asleep = with_server(asleep, role, pod=None, seen=None)
+    return stored(asleep)
 
 
 def drifted(world: Observed) -> Observed:
@@ -217,6 +225,9 @@ STATES: Final[Mapping[str, State]] = {
         "Throttled",
     ),
     "paused": State(lambda: policy(paused(at_rest())), "Suspended", "Current", "spec.paused is true"),
+    "hibernated": State(
+        lambda: policy(hibernated(at_rest())), "Suspended", "InProgress", "no Redis pods run"
+    ),
     "paused, drifted": State(
         lambda: policy(drifted(paused(at_rest()))), "Suspended", "InProgress", "differences are left"
     ),

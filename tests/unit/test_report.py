@@ -17,6 +17,7 @@ from tests.worlds import (
     healthy_look,
     nothing_yet,
     redis_pod,
+    stored,
     waiting,
     with_core,
     with_live,
@@ -31,6 +32,7 @@ from cachepolicy_operator import errors
 from cachepolicy_operator.decide import decide
 from cachepolicy_operator.liveconfig import Attempt, Outcome
 from cachepolicy_operator.observed import Json, Observed
+from cachepolicy_operator.reconcile import next_look
 from cachepolicy_operator.redis_look import Down, DownReason
 from cachepolicy_operator.report import PATIENCE_SECONDS, report, transitions
 
@@ -292,3 +294,21 @@ def test_a_fall_is_a_warning_with_its_reason() -> None:
 def test_what_stalls_is_told_once() -> None:
     before, after = statuses(at_rest(), with_spec(at_rest(), {**SPEC, "sesions": {}}))
     assert [notice.reason for notice in transitions(before, after)] == ["InvalidSpec"]
+
+
+def test_a_hibernated_policy_is_neither_ready_nor_busy_nor_stalled() -> None:
+    awake = at_rest()
+    world = with_spec(awake, with_value("redis.managed.hibernated", True, SPEC))
+    for role in Role:
+        world = with_server(world, role, pod=None, seen=None)
+    world = stored(world)
+    found = said(world)
+    assert found["Ready"] == found["RedisAvailable"] == ("False", "Hibernated")
+    assert found["ConfigApplied"] == ("True", "Applied")
+    assert not {"Reconciling", "Stalled"} & set(found)
+    assert "without storage, state and cache comes back empty" in message(world, "Ready")
+    status = report(world, decide(world))
+    assert status["redis"]["state"]["ready"] == "0/0"
+    assert next_look(world, decide(world), status, lagging=False) is None, "nothing is waited for"
+    (event,) = transitions(report(awake, decide(awake)), status)
+    assert (event.reason, event.warning) == ("Hibernated", False)

@@ -293,6 +293,38 @@ def test_the_image_and_its_pull_policy_come_from_the_spec_or_the_setting() -> No
     assert (found["image"], found["imagePullPolicy"]) == ("valkey/valkey:9.1", "Always")
 
 
+def test_pods_are_marked_scheduled_and_pulled_as_the_spec_says() -> None:
+    managed = {
+        "podMetadata": {"labels": {"team": "x"}, "annotations": {"example.com/a": "b"}},
+        "scheduling": {
+            "nodeSelector": {"disk": "ssd"},
+            "affinity": {"podAntiAffinity": {}},
+            "tolerations": [{"operator": "Exists"}],
+            "topologySpreadConstraints": [{"maxSkew": 1}],
+            "priorityClassName": "high",
+        },
+        "imagePullSecrets": [{"name": "login"}],
+    }
+    plain = built({"redis": {"managed": {}}, "sessions": {}})["StatefulSet/core-state"]
+    marked = built({"redis": {"managed": managed}, "sessions": {}})["StatefulSet/core-state"]
+    template = marked["spec"]["template"]
+    assert template["metadata"]["labels"].items() >= {"team": "x", names.LABEL_OWNER: "core"}.items()
+    assert template["metadata"]["annotations"]["example.com/a"] == "b"
+    assert template["spec"].items() >= managed["scheduling"].items()  # type: ignore[attr-defined]
+    assert template["spec"]["imagePullSecrets"] == [{"name": "login"}]
+    assert marked["spec"]["selector"] == plain["spec"]["selector"], "a selector never changes"
+    assert marked["metadata"]["labels"] == plain["metadata"]["labels"]
+
+
+def test_a_hibernated_policy_keeps_everything_but_its_pods() -> None:
+    awake = built({"redis": {"managed": {}}, "sessions": {}})
+    asleep = built({"redis": {"managed": {"hibernated": True}}, "sessions": {}})
+    assert awake.keys() == asleep.keys()
+    assert asleep["StatefulSet/core-state"]["spec"]["replicas"] == 0
+    asleep["StatefulSet/core-state"]["spec"]["replicas"] = 1
+    assert asleep == awake, "and waking rolls nothing"
+
+
 def test_building_is_deterministic_and_leaves_its_inputs_alone() -> None:
     """Equal inputs, equal objects: otherwise there would be writes at rest."""
     inputs = inputs_of(DISK, state=ServerConfig(live={"maxclients": MAXCLIENTS}, restart={"databases": "4"}))

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from cachepolicy import names
 from cachepolicy.names import Role
-from cachepolicy.servers import StateServer
+from cachepolicy.pods import Scheduling
+from cachepolicy.servers import ManagedRedis, StateServer
+from cachepolicy.spec import CachePolicySpec
 from cachepolicy_operator.resources import config_map, memory
 from cachepolicy_operator.resources.inputs import RenderInputs
 from cachepolicy_operator.resources.labels import object_labels, selector
@@ -46,7 +48,7 @@ def statefulset(inputs: RenderInputs, role: Role) -> dict[str, Any]:
         "kind": "StatefulSet",
         "metadata": metadata(inputs, names.server(inputs.name, role), str(role)),
         "spec": {
-            "replicas": 1,
+            "replicas": replicas(inputs.spec),
             "serviceName": names.headless_service(inputs.name, role),
             "podManagementPolicy": "OrderedReady",
             "revisionHistoryLimit": 3,
@@ -58,6 +60,11 @@ def statefulset(inputs: RenderInputs, role: Role) -> dict[str, Any]:
             **_claims(inputs, role),
         },
     }
+
+
+def replicas(spec: CachePolicySpec) -> int:
+    """How many pods a server has."""
+    return 0 if spec.redis.managed.hibernated else 1
 
 
 def claim_name(policy: str, role: Role, ordinal: int = 0) -> str:
@@ -72,10 +79,14 @@ def grace_period(maxmemory: int, *, disk: bool) -> int:
 
 
 def _template(inputs: RenderInputs, role: Role) -> dict[str, Any]:
+    managed = inputs.spec.redis.managed
     return {
         "metadata": {
-            "labels": object_labels(inputs.name, str(role)),
-            "annotations": {names.ANNOTATION_CREDENTIALS: inputs.credentials.generation},
+            "labels": {**managed.pod_metadata.labels, **object_labels(inputs.name, str(role))},
+            "annotations": {
+                **managed.pod_metadata.annotations,
+                names.ANNOTATION_CREDENTIALS: inputs.credentials.generation,
+            },
         },
         "spec": {
             "restartPolicy": "Always",
@@ -89,8 +100,8 @@ def _template(inputs: RenderInputs, role: Role) -> dict[str, Any]:
             "hostPID": False,
             "hostIPC": False,
             "shareProcessNamespace": False,
-            "nodeSelector": {},
-            "tolerations": [],
+            **_scheduling(managed.scheduling),
+            **_pull_secrets(managed),
             "terminationGracePeriodSeconds": grace_period(
                 memory.maxmemory(inputs.spec, role), disk=has_disk(inputs.spec, role)
             ),
@@ -108,6 +119,23 @@ def _template(inputs: RenderInputs, role: Role) -> dict[str, Any]:
             "volumes": _volumes(inputs, role),
         },
     }
+
+
+def _scheduling(scheduling: Scheduling) -> dict[str, Any]:
+    """Empty ones are written too, or somebody could send the pods elsewhere; absent ones have no empty form."""
+    spread = [dict(item) for item in scheduling.topology_spread_constraints]
+    return {
+        "nodeSelector": dict(scheduling.node_selector),
+        "tolerations": [dict(item) for item in scheduling.tolerations],
+        **({"affinity": scheduling.affinity} if scheduling.affinity else {}),
+        **({"topologySpreadConstraints": spread} if spread else {}),
+        **({"priorityClassName": scheduling.priority_class_name} if scheduling.priority_class_name else {}),
+    }
+
+
+def _pull_secrets(managed: ManagedRedis) -> dict[str, Any]:
+    found = [{"name": secret.name} for secret in managed.image_pull_secrets]
+    return {"imagePullSecrets": found} if found else {}
 
 
 def _container(inputs: RenderInputs, role: Role) -> dict[str, Any]:
