@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from cachepolicy import KeyLayout
-from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge
+from cachepolicy.response_cache import ResponseCache
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CacheView, CombinedStamps

@@ -143,9 +143,27 @@ REFUSED = (
     ),
     Refused(
         "rateLimits.per-tenant.by",
-        [{"type": "Header"}],
-        "input should be 'Tenant', 'User', 'APIKey' or 'IP'",
-        'supported values: "Tenant", "User", "APIKey", "IP"',
+        [{"type": "Cookie"}],
+        "input should be 'Tenant', 'User', 'APIKey', 'IP', 'Model', 'Route' or 'Header'",
+        'supported values: "Tenant", "User", "APIKey", "IP", "Model", "Route", "Header"',
+    ),
+    Refused(
+        "rateLimits.per-tenant.unit",
+        "Bytes",
+        "input should be 'Requests', 'Tokens' or 'Concurrency'",
+        'supported values: "Requests", "Tokens", "Concurrency"',
+    ),
+    Refused(
+        "rateLimits.per-tenant.mode",
+        "Audit",
+        "input should be 'Enforce', 'Shadow' or 'Off'",
+        'supported values: "Enforce", "Shadow", "Off"',
+    ),
+    Refused(
+        "rateLimits.per-tenant.algorithm",
+        "GCRA",
+        "input should be 'SubBuckets' or 'Log'",
+        'supported values: "SubBuckets", "Log"',
     ),
     Refused(
         "redis.managed.imagePullPolicy",
@@ -172,11 +190,45 @@ REFUSED = (
         "rates[0].limit: input should be less than or equal to 1000000000",
         "rates[0].limit in body should be less than or equal to 1000000000",
     ),
+    Refused(_RATES, [], "the other units have at least one rate and no limit"),
+    Refused("rateLimits.per-tenant.limit", 5, "the other units have at least one rate and no limit"),
+    Refused("rateLimits.per-tenant.unit", "Concurrency", "unit Concurrency has limit and no rates"),
     Refused(
-        _RATES,
-        [],
-        "spec.rateLimits.per-tenant.rates: must have at least 1 entries",
-        "spec.rateLimits.per-tenant.rates in body should have at least 1 items",
+        "rateLimits.per-tenant",
+        {"by": LIMIT["by"], "unit": "Concurrency"},
+        "unit Concurrency has limit and no rates",
+    ),
+    Refused(
+        "rateLimits.per-tenant",
+        {"by": LIMIT["by"], "unit": "Concurrency", "limit": 0},
+        "limit: input should be greater than or equal to 1",
+        "limit in body should be greater than or equal to 1",
+    ),
+    Refused("rateLimits.per-tenant.weights", {"input": 2}, "weights are for unit Tokens"),
+    Refused(
+        "rateLimits.per-tenant",
+        {**LIMIT, "unit": "Tokens", "weights": {"output": "-1"}},
+        "not a decimal number",
+    ),
+    Refused(
+        "rateLimits.per-tenant",
+        {**LIMIT, "unit": "Tokens", "weights": {"output": -1}},
+        "not a decimal number",
+    ),
+    Refused(
+        "rateLimits.per-tenant",
+        {**LIMIT, "unit": "Tokens", "weights": {"input": 0, "cachedInput": "0.0", "output": 0}},
+        "at least one weight must be more than 0",
+    ),
+    Refused(
+        "rateLimits.per-tenant",
+        {**LIMIT, "unit": "Tokens", "algorithm": "Log"},
+        "algorithm Log remembers every request: it is for unit Requests",
+    ),
+    Refused(
+        "rateLimits.per-tenant",
+        {**LIMIT, "algorithm": "Log", "rates": [{"limit": 10_001, "window": "1m"}]},
+        "and limits of at most 10000",
     ),
     Refused(
         _RATES,
@@ -193,6 +245,36 @@ REFUSED = (
         _RATES, [{"limit": 1}], "rates[0].window: required, and missing", "rates[0].window: Required value"
     ),
     Refused("rateLimits.per-tenant.by", [{"type": "Tenant"}] * 2, "each type may stand in by only once"),
+    Refused(
+        "rateLimits.per-tenant.by",
+        [{"type": "Header", "name": "X-Team"}, {"type": "Header", "name": "x-team"}],
+        "each type may stand in by only once, and each header",
+    ),
+    Refused(
+        "rateLimits.per-tenant.by", [{"type": "Header"}], "type Header needs it and no other type takes it"
+    ),
+    Refused(
+        "rateLimits.per-tenant.by",
+        [{"type": "User", "name": "X-Team"}],
+        "type Header needs it and no other type takes it",
+    ),
+    Refused(
+        "rateLimits.per-tenant.by",
+        [{"type": "Header", "name": "X Team"}],
+        "the name of a header holds letters, digits and",
+    ),
+    Refused(
+        "rateLimits.per-tenant.by",
+        [{"type": "Header", "name": "Authorization"}],
+        "a header that holds a credential is never part of a key",
+    ),
+    Refused(
+        "rateLimits.per-tenant.by",
+        [{"type": "Header", "name": "cookie"}],
+        "a header that holds a credential is never part of a key",
+    ),
+    Refused("rateLimits.per-tenant.by", [{"type": "Route"}], "list the paths there"),
+    Refused("rateLimits.per-tenant.match.models", [""], "the name of a model is not empty"),
     Refused(
         "rateLimits.per-tenant.by",
         [],
@@ -212,7 +294,85 @@ REFUSED = (
         "must have at most 32 entries",
         "must have at most 32 items",
     ),
+    # Proxies.
+    Refused("core.trustedProxies", ["10.0.0.0/33"], "not a network: write an address or a CIDR"),
+    Refused("core.trustedProxies", ["proxy.example"], "not a network: write an address or a CIDR"),
+    Refused(
+        "core.trustedProxies",
+        [f"10.0.0.{number}" for number in range(33)],
+        "must have at most 32 entries",
+        "must have at most 32 items",
+    ),
     # Caches.
+    Refused(
+        "responseCache.mode",
+        "Maybe",
+        "input should be 'Enforce', 'Shadow' or 'Off'",
+        'supported values: "Enforce", "Shadow", "Off"',
+    ),
+    Refused("responseCache.scope", "Global", "scope: Global needs acceptCrossTenantTiming: true"),
+    Refused(
+        "responseCache",
+        {"scope": "Global", "acceptCrossTenantTiming": False},
+        "scope: Global needs acceptCrossTenantTiming: true",
+    ),
+    Refused(
+        "responseCache.scope",
+        "Everybody",
+        "input should be 'Tenant', 'User' or 'Global'",
+        'supported values: "Tenant", "User", "Global"',
+    ),
+    Refused(
+        "responseCache.jitterPercent",
+        51,
+        "input should be less than or equal to 50",
+        "jitterPercent in body should be less than or equal to 50",
+    ),
+    Refused(
+        "responseCache.jitterPercent",
+        -1,
+        "input should be greater than or equal to 0",
+        "jitterPercent in body should be greater than or equal to 0",
+    ),
+    Refused("responseCache.staleWhileRevalidate", "0s", "must be longer than 0s"),
+    Refused("responseCache.staleIfError", "1d", "not a duration"),
+    Refused("responseCache.local.ttl", "0s", "must be longer than 0s"),
+    Refused("responseCache.local.maxBytes", "-1", "not a quantity"),
+    Refused("responseCache.coalesce.waitMax", "0s", "must be longer than 0s"),
+    Refused(
+        "responseCache.cacheable.toolCalls",
+        "Always",
+        "input should be 'Never' or 'Allow'",
+        'supported values: "Never", "Allow"',
+    ),
+    Refused("responseCache.cacheable.maxTemperature", "warm", "not a decimal number"),
+    Refused("responseCache.cacheable.maxTemperature", -1, "not a decimal number"),
+    Refused("responseCache.tagHeader", "X Tag", "the name of a header holds letters, digits and '-'"),
+    Refused(
+        "responseCache.prices", {"currency": "USD"}, "providers: required, and missing", "Required value"
+    ),
+    Refused(
+        "responseCache.prices.providers",
+        {},
+        "must have at least 1 entries",
+        "should have at least 1 properties",
+    ),
+    Refused(
+        "responseCache.prices",
+        {"currency": "usd", "providers": {"openai": {"models": {"gpt-x": {"input": 1, "output": 2}}}}},
+        "a currency is written as its code of ISO 4217",
+    ),
+    Refused(
+        "responseCache.prices.providers.openai.models.gpt-x",
+        {"input": "-1", "output": 2},
+        "not a decimal number",
+    ),
+    Refused(
+        "responseCache.prices.providers.openai.models.gpt-x",
+        {"input": 1},
+        "output: required, and missing",
+        "output: Required value",
+    ),
     Refused(
         "responseCache.providers",
         {f"provider-{number}": {} for number in range(17)},

@@ -10,12 +10,41 @@ from collections.abc import Iterable
 
 SESSIONS = "sessions"
 RATE_LIMITS_REQUESTS = "rateLimits/requests"
+RATE_LIMITS_TOKENS = "rateLimits/tokens"
+RATE_LIMITS_CONCURRENCY = "rateLimits/concurrency"
+RATE_LIMITS_MODEL = "rateLimits/model"
+RATE_LIMITS_ROUTE = "rateLimits/route"
+RATE_LIMITS_HEADER = "rateLimits/header"
+RATE_LIMITS_MODE = "rateLimits/mode"
+TRUSTED_PROXIES = "trustedProxies"
 RESPONSE_CACHE = "responseCache"
+RESPONSE_CACHE_MODE = "responseCache/mode"
+RESPONSE_CACHE_SCOPE = "responseCache/scope"
+RESPONSE_CACHE_TEMPERATURE = "responseCache/temperature"
 EMBEDDING_CACHE = "embeddingCache"
 PURGE = "purge"
+PURGE_SCOPES = "purge/scopes"
 
 #: Everything that this version of the contract can ask for.
-ALL = frozenset({SESSIONS, RATE_LIMITS_REQUESTS, RESPONSE_CACHE, EMBEDDING_CACHE, PURGE})
+ALL = frozenset(
+    {
+        SESSIONS,
+        RATE_LIMITS_REQUESTS,
+        RATE_LIMITS_TOKENS,
+        RATE_LIMITS_CONCURRENCY,
+        RATE_LIMITS_MODEL,
+        RATE_LIMITS_ROUTE,
+        RATE_LIMITS_HEADER,
+        RATE_LIMITS_MODE,
+        TRUSTED_PROXIES,
+        RESPONSE_CACHE,
+        RESPONSE_CACHE_MODE,
+        RESPONSE_CACHE_SCOPE,
+        RESPONSE_CACHE_TEMPERATURE,
+        EMBEDDING_CACHE,
+        PURGE,
+    }
+)
 
 
 def missing(required: Iterable[str], known: frozenset[str]) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cachepolicy import capabilities
-from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge
 from cachepolicy.keys import KeyLayout
 from cachepolicy.limits import RateLimit
 from cachepolicy.names import Role
+from cachepolicy.proxies import TrustedProxies
+from cachepolicy.response_cache import ResponseCache
 from cachepolicy.schema import ApiModel, field_errors, strip_unknown
 from cachepolicy.sessions import Sessions
 from cachepolicy.spec import CachePolicySpec
@@ -80,6 +82,7 @@ class PolicyDocument(ApiModel):
     sequence: int = Field(ge=0)
     requires: tuple[str, ...] = ()
     redis: DocumentRedis
+    trusted_proxies: TrustedProxies = ()
     sessions: Sessions | None = None
     rate_limits: dict[str, RateLimit] | None = None
     response_cache: ResponseCache | None = None
@@ -162,6 +165,7 @@ def build_document(
             state=urls.get(Role.STATE),
             cache=urls.get(Role.CACHE),
         ),
+        trusted_proxies=spec.core.trusted_proxies,
         sessions=spec.sessions,
         rate_limits=spec.rate_limits,
         response_cache=spec.response_cache,
@@ -194,7 +198,7 @@ def read_document(data: bytes, *, known: frozenset[str] = capabilities.ALL) -> R
 def _requires(spec: CachePolicySpec) -> tuple[str, ...]:
     """What each section asks of its reader; every section says it itself, in ``requires``."""
     limits = (spec.rate_limits or {}).values()
-    sections = (spec.sessions, *limits, spec.response_cache, spec.embedding_cache, spec.purge)
+    sections = (spec.core, spec.sessions, *limits, spec.response_cache, spec.embedding_cache, spec.purge)
     needed = [name for section in sections if section is not None for name in section.requires]
     return tuple(dict.fromkeys(needed))
 

@@ -19,10 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from cachepolicy import names
-from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
+from cachepolicy import capabilities, names
+from cachepolicy.caches import EmbeddingCache, Purge
 from cachepolicy.limits import LIMIT_NAME, RateLimit
 from cachepolicy.names import Role
+from cachepolicy.proxies import TrustedProxies
+from cachepolicy.response_cache import ResponseCache
 from cachepolicy.schema import (
     ApiModel,
     FieldError,
@@ -59,6 +61,16 @@ class Core(ApiModel):
         description="Whose acknowledgements count for Enforced. "
         f"Default: pods labelled {names.LABEL_POLICY} with the policy's name.",
     )
+    trusted_proxies: TrustedProxies = Field(
+        default=(),
+        description="Addresses and networks of proxies before Core. From them, and only from them, limits by IP take "
+        "the caller's address out of X-Forwarded-For or Forwarded. Default none.",
+    )
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The capabilities without which a reader would enforce limits by IP wrongly."""
+        return (capabilities.TRUSTED_PROXIES,) if self.trusted_proxies else ()
 
 
 def _has_any(subject: str, sections: tuple[str, ...]) -> str:

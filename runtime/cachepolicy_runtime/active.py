@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cachepolicy.caches import EmbeddingCache, ResponseCache
+from cachepolicy.caches import EmbeddingCache
 from cachepolicy.document import CONTRACT, DocumentRedis, PolicyDocument, Reading
 from cachepolicy.keys import KeyLayout
 from cachepolicy.names import Role
+from cachepolicy.response_cache import ResponseCache
 from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime.ratelimit import Limit, RateLimiter, compile_limits
 from cachepolicy_runtime.sessions import SessionPolicy

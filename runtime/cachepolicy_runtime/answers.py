@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cachepolicy.caches import Cacheable
+from cachepolicy.response_cache import Cacheable
 
 #: How the responses API says "stop".
 _COMPLETED = "completed"

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cachepolicy.caches import EmbeddingCache, Purge, ResponseCache
+from cachepolicy.caches import EmbeddingCache, Purge
 from cachepolicy.keys import KeyLayout
+from cachepolicy.response_cache import ResponseCache
 from cachepolicy.stamps import Scope, combine
 from cachepolicy_runtime.keys import CacheSecret
 from cachepolicy_runtime.store.port import CacheStore

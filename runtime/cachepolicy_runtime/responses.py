@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cachepolicy.caches import Cacheable
 from cachepolicy.identity import Identity
 from cachepolicy.keys import tenant_scope
+from cachepolicy.response_cache import Cacheable
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer, refusal
 from cachepolicy_runtime.caching import CACHE_NAME, CacheCounts, CacheView, ViewSource, wall_clock_ms

@@ -9,7 +9,7 @@ import pytest
 from tests.caches import answer, chat_body
 
 from cachepolicy import Quantity
-from cachepolicy.caches import Cacheable
+from cachepolicy.response_cache import Cacheable
 from cachepolicy_runtime.answers import Answer, refusal
 
 RULES = Cacheable()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from cachepolicy import Duration
-from cachepolicy.caches import Cacheable
+from cachepolicy.response_cache import Cacheable
 from cachepolicy_runtime.answers import Answer, refusal
 from cachepolicy_runtime.standin import create_app
 
