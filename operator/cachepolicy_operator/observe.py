@@ -110,6 +110,11 @@ class Observer:
 
 def secret_names(policy: str) -> tuple[str, ...]:
     """The Secrets of a policy: read by name, never listed or watched."""
+    return (*_credential_secrets(policy), names.binding_secret(policy))
+
+
+def _credential_secrets(policy: str) -> tuple[str, ...]:
+    """Those that credentials are read back from."""
     return names.redis_auth_secret(policy), names.core_secret(policy), names.core_keys_secret(policy)
 
 
@@ -138,7 +143,7 @@ def _completed(found: FoundCredentials, made: Credentials | None) -> Credentials
 def _credentials(children: dict[ObjectId, Json], name: str, uid: str) -> FoundCredentials:
     """What our own Secrets hold: nothing is taken from one that belongs to somebody else."""
     ours = []
-    for secret in secret_names(name):
+    for secret in _credential_secrets(name):
         found = children.get((SECRET.name, secret))
         ours.append(found if found is not None and owner_of(found, name, uid) is Owner.OURS else None)
     return found_in(*ours)

@@ -9,6 +9,7 @@ from cachepolicy import names
 from cachepolicy.names import Role
 from cachepolicy.spec import CachePolicySpec
 from cachepolicy.status import (
+    Binding,
     CachePolicyStatus,
     ConfigStatus,
     CoreStatus,
@@ -277,6 +278,7 @@ def _body(observed: Observed, plan: Plan, spec: CachePolicySpec) -> Json:
         redis=RedisStatus(state=servers.get(Role.STATE), cache=servers.get(Role.CACHE)),
         config=_config_status(observed, plan),
         core=_core_status(observed, plan),
+        binding=Binding(name=names.binding_secret(observed.name)),
     )
     return _without_empty(
         status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"conditions"})

@@ -23,7 +23,7 @@ from cachepolicy_operator.reconcile import Reconciler
 from cachepolicy_operator.resources.labels import owned_selector
 
 #: Seconds between two GETs of a Secret, over all policies.
-SECRETS_PACE: Final = 2.0
+SECRETS_PACE: Final = 1.5
 
 log = logging.getLogger(__name__)
 

@@ -71,6 +71,11 @@ def core_keys_secret(policy: str) -> str:
     return f"{policy}-core-keys"
 
 
+def binding_secret(policy: str) -> str:
+    """What tools of Service Binding for Kubernetes project into a workload."""
+    return f"{policy}-binding"
+
+
 def redis_auth_secret(policy: str) -> str:
     """The ACL file and the operator's password; mounted in Redis pods only."""
     return f"{policy}-redis-auth"

@@ -75,6 +75,12 @@ class CoreStatus(ApiModel):
     lagging: tuple[str, ...] = Field(default=(), description="Pods that do not enforce the revision yet.")
 
 
+class Binding(ApiModel):
+    """A Provisioned Service of Service Binding for Kubernetes 1.1."""
+
+    name: str = Field(description="Secret with type, provider, host, port, username, password and uri.")
+
+
 class CachePolicyStatus(ApiModel):
     observed_generation: int | None = None
     conditions: tuple[Condition, ...] = ()
@@ -82,3 +88,4 @@ class CachePolicyStatus(ApiModel):
     redis: RedisStatus | None = None
     config: ConfigStatus | None = None
     core: CoreStatus | None = None
+    binding: Binding | None = None

@@ -132,7 +132,12 @@ class Policy:
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """All Secrets of the policy, by name."""
-        wanted = (names.redis_auth_secret, names.core_secret, names.core_keys_secret)
+        wanted = (
+            names.redis_auth_secret,
+            names.core_secret,
+            names.core_keys_secret,
+            names.binding_secret,
+        )
         return {name(self.name): self.secret(name(self.name)) for name in wanted}
 
     # ------------------------------------------------------------------------------------------------- Redis

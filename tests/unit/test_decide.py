@@ -60,7 +60,7 @@ def test_everything_is_made_in_three_stages() -> None:
     plan = decide(nothing_yet())
     first, then, last = [{write.obj["kind"] for write in stage} for stage in stages(plan.writes)]
     assert (first, then, last) == ({"Secret"}, {"ConfigMap", "Service"}, {"StatefulSet"})
-    assert len(plan.writes) == 3 + 3 + 4 + 2
+    assert len(plan.writes) == 4 + 3 + 4 + 2
     assert all(write.reasons == ("missing",) for write in plan.writes)
     assert plan.document is not None
     assert plan.document.sequence == int(NOW.timestamp() * 1000)

@@ -91,7 +91,7 @@ def test_every_namespace_refuses_other_pods(build: str) -> None:
 
 def test_the_operator_may_not_list_secrets_and_nothing_by_wildcard() -> None:
     """Least privilege: secrets one by one, no '*', no write to a CachePolicy but to its status."""
-    (role,) = of_kind(kustomize(MANIFESTS / "base"), "ClusterRole").values()
+    role = of_kind(kustomize(MANIFESTS / "base"), "ClusterRole")["cachepolicy-operator"]
     verbs: dict[str, set[str]] = {}
     for rule in role["rules"]:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
@@ -102,6 +102,13 @@ def test_the_operator_may_not_list_secrets_and_nothing_by_wildcard() -> None:
     assert verbs["cachepolicies/status"] == {"update"}
     assert verbs["persistentvolumeclaims"] == {"list", "patch"}
     assert not any("exec" in resource or "finalizers" in resource for resource in verbs)
+
+
+def test_controllers_of_service_binding_may_find_the_binding() -> None:
+    role = of_kind(kustomize(MANIFESTS / "base"), "ClusterRole")["cachepolicy-servicebinding"]
+    assert role["metadata"]["labels"] == {"servicebinding.io/controller": "true"}
+    (rule,) = role["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["cachepolicies"], ["get", "list", "watch"])
 
 
 def test_the_operator_deployment_agrees_with_its_settings() -> None:

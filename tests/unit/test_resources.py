@@ -82,6 +82,7 @@ def test_a_policy_with_both_kinds_has_two_servers_and_what_core_mounts() -> None
         "StatefulSet/core-cache",
         "Secret/core-core",
         "Secret/core-core-keys",
+        "Secret/core-binding",
         "ConfigMap/core-core",
     ]
 
@@ -267,6 +268,23 @@ def test_the_secrets_hold_what_their_readers_need_and_no_more() -> None:
     assert made.core_password not in auth["users.acl"]
     (mount,) = (volume for volume in pod(objects["StatefulSet/core-state"])["volumes"] if "secret" in volume)
     assert [item["key"] for item in mount["secret"]["items"]] == ["users.acl"]
+
+
+def test_the_binding_is_a_provisioned_service_of_the_core_user() -> None:
+    """Service Binding for Kubernetes 1.1: well-known entries, and the type in the Secret's own type."""
+    secret, made = built()["Secret/core-binding"], credentials()
+    assert secret["type"] == "servicebinding.io/redis"
+    assert entries(secret) == {
+        "type": "redis",
+        "provider": "cachepolicy",
+        "host": "core-state.ns.svc",
+        "port": "6379",
+        "username": "core",
+        "password": made.core_password,
+        "uri": f"redis://core:{made.core_password}@core-state.ns.svc:6379/0",
+    }
+    only_cache = built({"redis": {"managed": {}}, "embeddingCache": {}})["Secret/core-binding"]
+    assert entries(only_cache)["host"] == "core-cache.ns.svc"
 
 
 def test_no_secret_is_outside_the_secrets() -> None:

@@ -23,7 +23,12 @@ from cachepolicy_operator.resources.credentials import (
     random_token,
 )
 from cachepolicy_operator.resources.inputs import LiveDirective, RenderInputs, ServerConfig, read_live
-from cachepolicy_operator.resources.secret import core_keys_secret, core_secret, redis_auth_secret
+from cachepolicy_operator.resources.secret import (
+    binding_secret,
+    core_keys_secret,
+    core_secret,
+    redis_auth_secret,
+)
 from cachepolicy_operator.resources.service import client_service, endpoint_url, headless_service, server_host
 from cachepolicy_operator.resources.statefulset import statefulset
 
@@ -55,6 +60,7 @@ def build_objects(inputs: RenderInputs) -> list[dict[str, Any]]:
         *servers,
         core_secret(inputs),
         core_keys_secret(inputs),
+        binding_secret(inputs),
         core_config_map(inputs),
     ]
 

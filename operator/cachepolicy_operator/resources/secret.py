@@ -1,4 +1,4 @@
-"""The three Secrets of a policy, by who may mount them."""
+"""The Secrets of a policy, by who may mount them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cachepolicy_operator.resources.labels import APPLICATION, COMPONENT_CORE
 from cachepolicy_operator.resources.metadata import metadata
 from cachepolicy_operator.resources.service import server_host
 
+#: What tools call a Redis: https://servicebinding.io/spec/core/1.1.0/#well-known-secret-entries
+BINDING_TYPE = "redis"
 _URI_ENTRY = {Role.STATE: names.FILE_STATE_URI, Role.CACHE: names.FILE_CACHE_URI}
 
 
@@ -31,8 +33,7 @@ def core_secret(inputs: RenderInputs) -> dict[str, Any]:
     password = inputs.credentials.core_password
     entries = {names.FILE_USERNAME: names.USER_CORE, names.FILE_PASSWORD: password}
     for role in inputs.spec.roles:
-        host = server_host(inputs.namespace, inputs.name, role)
-        entries[_URI_ENTRY[role]] = f"redis://{names.USER_CORE}:{password}@{host}:{names.REDIS_PORT}/0"
+        entries[_URI_ENTRY[role]] = _uri(server_host(inputs.namespace, inputs.name, role), password)
     return _secret(inputs, names.core_secret(inputs.name), COMPONENT_CORE, entries)
 
 
@@ -43,6 +44,30 @@ def core_keys_secret(inputs: RenderInputs) -> dict[str, Any]:
         names.FILE_ADMIN_TOKEN: inputs.credentials.admin_token,
     }
     return _secret(inputs, names.core_keys_secret(inputs.name), COMPONENT_CORE, entries)
+
+
+def binding_secret(inputs: RenderInputs) -> dict[str, Any]:
+    """A Provisioned Service's Secret (Service Binding for Kubernetes 1.1): the core user at one server.
+
+    That is the state server where there is one, else the cache: the well-known entries have room for one host.
+    """
+    role, password = inputs.spec.roles[0], inputs.credentials.core_password
+    host = server_host(inputs.namespace, inputs.name, role)
+    entries = {
+        "type": BINDING_TYPE,
+        "provider": APPLICATION,
+        "host": host,
+        "port": str(names.REDIS_PORT),
+        "username": names.USER_CORE,
+        "password": password,
+        "uri": _uri(host, password),
+    }
+    secret = _secret(inputs, names.binding_secret(inputs.name), COMPONENT_CORE, entries)
+    return {**secret, "type": f"servicebinding.io/{BINDING_TYPE}"}
+
+
+def _uri(host: str, password: str) -> str:
+    return f"redis://{names.USER_CORE}:{password}@{host}:{names.REDIS_PORT}/0"
 
 
 def _secret(inputs: RenderInputs, name: str, component: str, entries: dict[str, str]) -> dict[str, Any]:
