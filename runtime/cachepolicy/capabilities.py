@@ -43,6 +43,7 @@ ALL = frozenset(
         RESPONSE_CACHE_TEMPERATURE,
         EMBEDDING_CACHE,
         PURGE,
+        PURGE_SCOPES,
     }
 )
 

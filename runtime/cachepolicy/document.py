@@ -16,11 +16,12 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cachepolicy import capabilities
-from cachepolicy.caches import EmbeddingCache, Purge
+from cachepolicy.caches import EmbeddingCache
 from cachepolicy.keys import KeyLayout
 from cachepolicy.limits import RateLimit
 from cachepolicy.names import Role
 from cachepolicy.proxies import TrustedProxies
+from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.schema import ApiModel, field_errors, strip_unknown
 from cachepolicy.sessions import Sessions

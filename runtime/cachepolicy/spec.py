@@ -20,10 +20,11 @@ from pydantic import (
 )
 
 from cachepolicy import capabilities, names
-from cachepolicy.caches import EmbeddingCache, Purge
+from cachepolicy.caches import EmbeddingCache
 from cachepolicy.limits import LIMIT_NAME, RateLimit
 from cachepolicy.names import Role
 from cachepolicy.proxies import TrustedProxies
+from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.schema import (
     ApiModel,
