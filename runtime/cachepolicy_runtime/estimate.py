@@ -51,6 +51,11 @@ def tokens_in(size: int) -> int:
     return -(-size // BYTES_PER_TOKEN)
 
 
+def text_size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _output(body: Mapping[str, Any]) -> int:
     bound = next((body[name] for name in _BOUNDS if _positive(body.get(name))), DEFAULT_OUTPUT)
     choices = max(body[name] if _positive(body.get(name)) else 1 for name in ("n", "best_of"))
@@ -67,7 +72,7 @@ def _size(value: Any) -> int:
     while left:
         item = left.pop()
         if isinstance(item, str):
-            size += _text_size(item)
+            size += MEDIA_TOKENS * BYTES_PER_TOKEN if _is_media(item) else text_size(item)
         elif isinstance(item, Mapping):
             size += sum(_FRAME + len(key) for key in item)
             left += item.values()
@@ -78,13 +83,9 @@ def _size(value: Any) -> int:
     return size
 
 
-def _text_size(text: str) -> int:
-    if len(text) > _MEDIA_BYTES and _is_media(text):
-        return MEDIA_TOKENS * BYTES_PER_TOKEN
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
 def _is_media(text: str) -> bool:
     """A data URL or bare base64, as image, document and audio parts hold it."""
+    if len(text) <= _MEDIA_BYTES:
+        return False
     head = text[:_MEDIA_BYTES]
     return head.isascii() and (head.startswith("data:") or not any(sign in head for sign in " \n\t"))

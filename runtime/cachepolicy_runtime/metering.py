@@ -7,19 +7,30 @@ Anthropic tells it in ``message_start`` and ``message_delta``, the responses API
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from cachepolicy_runtime.estimate import tokens_in
+from cachepolicy_runtime.estimate import text_size, tokens_in
 from cachepolicy_runtime.events import EventSplitter, data_of
 from cachepolicy_runtime.usage import Usage, usage_from
 
 #: The last event of the responses API repeats the whole answer.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-#: Where the three APIs put generated text: in ``delta``, as text, arguments of a tool or reasoning.
-_TEXTS = ("content", "text", "partial_json", "thinking", "reasoning", "reasoning_content", "refusal")
+#: Where the APIs put generated text in a ``delta``: text, arguments of a tool, reasoning.
+_TEXTS = frozenset(
+    {
+        "arguments",
+        "content",
+        "partial_json",
+        "reasoning",
+        "reasoning_content",
+        "refusal",
+        "text",
+        "thinking",
+    }
+)
 
 
 def usage_asked(body: Mapping[str, Any]) -> bool:
@@ -87,31 +98,29 @@ class Meter:
 def _usage_in(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The usage object: of the chunk, of Anthropic's first event, of the last one of the responses API."""
     for holder in (event, event.get("message"), event.get("response")):
-        usage = holder.get("usage") if isinstance(holder, Mapping) else None
-        if isinstance(usage, Mapping):
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        if isinstance(usage, dict):
             return usage
     return None
 
 
-def _deltas(event: Mapping[str, Any]) -> Iterable[Any]:
+def _deltas(event: Mapping[str, Any]) -> list[Any]:
     """The parts of an event that hold new text."""
     choices = event.get("choices")
     if isinstance(choices, list):
-        parts = [choice for choice in choices if isinstance(choice, Mapping)]
-        return [part.get("delta", part) for part in parts]
+        return [choice.get("delta", choice) for choice in choices if isinstance(choice, dict)]
     return [event.get("delta")]
 
 
 def _text_bytes(delta: Any) -> int:
     if isinstance(delta, str):  # responses API
-        return _size(delta)
-    if not isinstance(delta, Mapping):
-        return 0
-    calls = delta.get("tool_calls")
-    functions = [call.get("function") for call in calls if isinstance(call, Mapping)] if calls else []
-    arguments = [item.get("arguments") for item in (delta.get("function_call"), *functions) if item]
-    return sum(_size(text) for text in (*map(delta.get, _TEXTS), *arguments) if isinstance(text, str))
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return text_size(delta)
+    size = 0
+    for name, value in delta.items() if isinstance(delta, dict) else ():
+        if name in _TEXTS and isinstance(value, str):
+            size += text_size(value)
+        elif name == "tool_calls" and isinstance(value, list):
+            size += sum(_text_bytes(call.get("function")) for call in value if isinstance(call, dict))
+        elif name == "function_call":
+            size += _text_bytes(value)
+    return size
