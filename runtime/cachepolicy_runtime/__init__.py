@@ -7,6 +7,7 @@ from cachepolicy.identity import Identity
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
 from cachepolicy_runtime.asgi.sessions import SessionMiddleware
+from cachepolicy_runtime.caller import acting_as
 from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, IndexedVector
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.responses import Outcome
@@ -25,4 +26,5 @@ __all__ = [
     "Session",
     "SessionMiddleware",
     "UpstreamRequest",
+    "acting_as",
 ]

@@ -32,6 +32,7 @@ from cachepolicy_runtime import status
 from cachepolicy_runtime.active import Active
 from cachepolicy_runtime.asgi.endpoints import Endpoints
 from cachepolicy_runtime.asgi.types import Scope, client_ip
+from cachepolicy_runtime.caller import current
 from cachepolicy_runtime.control import Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
 from cachepolicy_runtime.following import CacheViews, Following
@@ -159,6 +160,13 @@ class CacheRuntime:
             scope[_WHO] = await who if inspect.isawaitable(who) else who
         found: Identity | None = scope[_WHO]
         return found
+
+    async def caller(self) -> Identity | None:
+        """Who the running code works for: the request that a middleware of ours serves, or whoever is named by
+        :func:`~cachepolicy_runtime.caller.acting_as`. None is nobody: nothing is cached then.
+        """
+        found = current()
+        return found if found is None or isinstance(found, Identity) else await self.identity(found)
 
     # --- what the middleware and the endpoints use --------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cachepolicy_runtime.asgi.problem import CONTENT_TYPE
 from cachepolicy_runtime.asgi.types import App, Header, Message, Receive, Scope, Send, respond
+from cachepolicy_runtime.caller import serve
 from cachepolicy_runtime.ratelimit_answer import headers, problem, status_of
 
 if TYPE_CHECKING:  # runtime.py mounts this package's endpoints
@@ -29,14 +30,14 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self._exempt:
-            await self._app(scope, receive, send)
+            await serve(self._app, scope, receive, send)
             return
         decision = await self._runtime.admit(scope)
         told = headers(decision)
         if not decision.allowed:
             await respond(send, status_of(decision), problem(decision), CONTENT_TYPE, told)
         else:
-            await self._app(scope, receive, _adding(send, told) if told else send)
+            await serve(self._app, scope, receive, _adding(send, told) if told else send)
 
 
 def _adding(send: Send, told: list[Header]) -> Send:

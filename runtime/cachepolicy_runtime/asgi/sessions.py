@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cachepolicy.sessions import Cookie
 from cachepolicy_runtime.asgi.problem import send_problem
 from cachepolicy_runtime.asgi.types import App, Header, Message, Receive, Scope, Send
+from cachepolicy_runtime.caller import serve
 from cachepolicy_runtime.session import Session, SessionError, SessionsUnavailable, issued
 from cachepolicy_runtime.sessions import CookieChange, SessionPolicy, Sessions
 
@@ -35,7 +36,7 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = self._runtime.session_policy
         if scope["type"] != "http" or policy is None:
-            await self._app(scope, receive, send)
+            await serve(self._app, scope, receive, send)
             return
         try:
             session = await self._runtime.sessions.open(policy, _cookie(scope, policy.rules.cookie.name))
@@ -44,7 +45,7 @@ class SessionMiddleware:
             return
         scope["session"] = session
         answer = _SavingAnswer(self._runtime.sessions, policy, session, send)
-        await self._app(scope, receive, answer.send)
+        await serve(self._app, scope, receive, answer.send)
 
 
 class _SavingAnswer:
