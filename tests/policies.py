@@ -400,6 +400,12 @@ REFUSED = (
         "should be at least 1 chars long",
     ),
     Refused(
+        "redis.managed.networkPolicy.extraFrom",
+        [{}] * 17,
+        "must have at most 16 entries",
+        "must have at most 16 items",
+    ),
+    Refused(
         "redis.managed.scheduling.tolerations",
         [{"operator": "Exists"}] * 17,
         "must have at most 16 entries",

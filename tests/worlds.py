@@ -51,7 +51,13 @@ def policy(spec: Mapping[str, Any] = SPEC, *, generation: int = 1, status: Json 
 
 def nothing_yet(spec: Mapping[str, Any] = SPEC) -> Observed:
     """A policy that was just created."""
-    return Observed(policy=policy(spec), default_image=IMAGE, now=NOW, credentials=CREDENTIALS)
+    return Observed(
+        policy=policy(spec),
+        default_image=IMAGE,
+        now=NOW,
+        credentials=CREDENTIALS,
+        operator_namespace="ops",
+    )
 
 
 def at_rest(spec: Mapping[str, Any] = SPEC) -> Observed:

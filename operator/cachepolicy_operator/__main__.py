@@ -57,7 +57,12 @@ async def run(settings: OperatorSettings) -> int:
         queue.add, pace=settings.redis_poll, fast_pace=settings.redis_poll_pending, on_look=metrics.looked
     )
     reconciler = Reconciler(
-        kube, watch, metrics, default_image=settings.redis_image, instance=settings.pod_name
+        kube,
+        watch,
+        metrics,
+        default_image=settings.redis_image,
+        operator_namespace=settings.pod_namespace,
+        instance=settings.pod_name,
     )
     metrics.follow_queue(length=lambda: len(queue), oldest=lambda: queue.oldest_seconds)
     resync = Resync(

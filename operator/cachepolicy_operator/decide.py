@@ -33,10 +33,11 @@ from cachepolicy_operator.resources import (
     read_restart,
 )
 from cachepolicy_operator.resources.acl import password_hashes, setuser_arguments
+from cachepolicy_operator.resources.labels import consumers
 from cachepolicy_operator.resources.redis_conf import own_directives
 from cachepolicy_operator.resources.statefulset import claim_name
 
-_PRUNED_KINDS = ("StatefulSet", "Service", "ConfigMap")
+_PRUNED_KINDS = ("StatefulSet", "Service", "ConfigMap", "NetworkPolicy")
 
 
 def read_policy(policy: Mapping[str, Any]) -> CachePolicySpec:
@@ -92,6 +93,7 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         credentials=observed.credentials,
         document=document,
         servers={role: ServerConfig(plan.live.live, plan.live.restart) for role, plan in servers.items()},
+        operator_namespace=observed.operator_namespace,
     )
     wanted = build_objects(inputs)
     plan = Plan(spec, document, servers=servers)
@@ -108,7 +110,7 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         removals=(*remakes, *_prune(observed, wanted), *_stuck_pods(observed, spec)),
         publish=_must_publish(observed, spec, document),
         waits=(*waits, *_going(observed, wanted)),
-        notices=_credential_notices(observed),
+        notices=(*_credential_notices(observed), *_closing_notices(observed, spec, wanted)),
     )
 
 
@@ -385,6 +387,16 @@ def _document_in(config_map: Json | None) -> PolicyDocument | None:
         if revision_of(content) == document.revision
         else document.model_copy(update={"revision": ""})
     )
+
+
+def _closing_notices(observed: Observed, spec: CachePolicySpec, wanted: list[Json]) -> Iterator[Notice]:
+    """Servers that were open until now: whoever loses a way in should be able to find out why."""
+    running = any(kind == "StatefulSet" for kind, _ in observed.objects)
+    for obj in wanted:
+        if obj["kind"] == "NetworkPolicy" and running and id_of(obj) not in observed.objects:
+            allowed = ", ".join(f"{key}={value}" for key, value in consumers(observed.name, spec).items())
+            note = f"from now on only pods labelled {allowed}, the operator and networkPolicy.extraFrom reach Redis"
+            yield Notice("NetworkPolicyCreated", "Apply", note)
 
 
 def _credential_notices(observed: Observed) -> tuple[Notice, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachepolicy import names
 from cachepolicy.acknowledgement import Acknowledgement, Member, lacking
 from cachepolicy.document import PolicyDocument
 from cachepolicy.spec import CachePolicySpec
+from cachepolicy_operator.resources.labels import consumers
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ class Enforcement:
 
 def core_selector(policy: str, spec: CachePolicySpec) -> str:
     """Label selector of the pods whose acknowledgements count."""
-    selector = spec.core.pod_selector
-    if selector is None:
-        return f"{names.LABEL_POLICY}={policy}"
-    return ",".join(f"{key}={value}" for key, value in sorted(selector.match_labels.items()))
+    return ",".join(f"{key}={value}" for key, value in sorted(consumers(policy, spec).items()))
 
 
 def counting_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ SELECTORS: Final[Mapping[tuple[str, str, str], str | None]] = {
     ("apps", "v1", "statefulsets"): owned_selector(),
     ("", "v1", "services"): owned_selector(),
     ("", "v1", "configmaps"): owned_selector(),
+    ("networking.k8s.io", "v1", "networkpolicies"): owned_selector(),
     ("", "v1", "pods"): names.LABEL_POLICY,
 }
 

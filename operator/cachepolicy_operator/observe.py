@@ -16,6 +16,7 @@ from cachepolicy_operator.kinds import (
     CACHE_POLICY,
     CLAIM,
     CONFIG_MAP,
+    NETWORK_POLICY,
     POD,
     SECRET,
     SERVICE,
@@ -29,7 +30,7 @@ from cachepolicy_operator.queue import Key
 from cachepolicy_operator.resources import Credentials, FoundCredentials, found_in
 from cachepolicy_operator.resources.labels import policy_selector
 
-_LISTED: Final = (STATEFUL_SET, SERVICE, CONFIG_MAP)
+_LISTED: Final = (STATEFUL_SET, SERVICE, CONFIG_MAP, NETWORK_POLICY)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Objects:
 class Observer:
     """Reads; never writes."""
 
-    def __init__(self, kube: Kube, default_image: str) -> None:
+    def __init__(self, kube: Kube, default_image: str, operator_namespace: str | None = None) -> None:
         self._kube = kube
         self._default_image = default_image
+        self._operator_namespace = operator_namespace
 
     async def policy(self, key: Key) -> Json | None:
         """The CachePolicy; None when it is gone or going."""
@@ -70,6 +72,7 @@ class Observer:
         return Observed(
             policy=policy,
             default_image=self._default_image,
+            operator_namespace=self._operator_namespace,
             now=now,
             credentials=_completed(found, made),
             lost_credentials=found.missing if had_some else (),
@@ -120,7 +123,11 @@ def _credential_secrets(policy: str) -> tuple[str, ...]:
 
 def _fixed_names(policy: str, spec: CachePolicySpec) -> list[tuple[Kind, str]]:
     servers = [item for role in spec.roles for item in _server_names(policy, role)]
-    return [*servers, (CONFIG_MAP, names.core_config_map(policy))]
+    return [
+        *servers,
+        (CONFIG_MAP, names.core_config_map(policy)),
+        (NETWORK_POLICY, names.network_policy(policy)),
+    ]
 
 
 def _server_names(policy: str, role: Role) -> list[tuple[Kind, str]]:

@@ -58,11 +58,12 @@ class Reconciler:
         metrics: Metrics,
         *,
         default_image: str,
+        operator_namespace: str | None = None,
         instance: str,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._kube = kube
-        self._observer = Observer(kube, default_image)
+        self._observer = Observer(kube, default_image, operator_namespace)
         self._watch = watch
         self._metrics = metrics
         self._instance = instance

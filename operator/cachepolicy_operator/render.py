@@ -32,6 +32,9 @@ PLACEHOLDERS: Final = Credentials(
 #: A render is of no moment: the operator writes the millisecond of the last change.
 SEQUENCE: Final = 0
 
+#: Where manifests/base puts the operator.
+OPERATOR_NAMESPACE: Final = "cachepolicy-system"
+
 #: What ``--only`` may name.
 PARTS: Final = (names.FILE_POLICY, *(f"{role}/{names.FILE_REDIS_CONF}" for role in Role))
 
@@ -74,6 +77,7 @@ def render_objects(
         default_image=default_image,
         credentials=PLACEHOLDERS,
         document=render_document(manifest, endpoints),
+        operator_namespace=OPERATOR_NAMESPACE,
     )
     return [_readable(obj) for obj in build_objects(inputs)]
 

@@ -14,7 +14,15 @@ from typing import Final
 from cachepolicy import names
 from cachepolicy_operator import errors
 from cachepolicy_operator.handlers import key_of_consumer, key_of_owned, key_of_policy
-from cachepolicy_operator.kinds import CACHE_POLICY, CONFIG_MAP, POD, SECRET, SERVICE, STATEFUL_SET
+from cachepolicy_operator.kinds import (
+    CACHE_POLICY,
+    CONFIG_MAP,
+    NETWORK_POLICY,
+    POD,
+    SECRET,
+    SERVICE,
+    STATEFUL_SET,
+)
 from cachepolicy_operator.kube import Kube
 from cachepolicy_operator.observe import secret_names
 from cachepolicy_operator.observed import Json, ObjectId, id_of
@@ -61,7 +69,7 @@ class Resync:
         for namespace in self._namespaces:
             for policy in await self._kube.list(CACHE_POLICY, namespace):
                 _add(found, key_of_policy(policy["metadata"]), policy)
-            for kind in (STATEFUL_SET, SERVICE, CONFIG_MAP, POD):
+            for kind in (STATEFUL_SET, SERVICE, CONFIG_MAP, NETWORK_POLICY, POD):
                 for obj in await self._kube.list(kind, namespace, selector=owned_selector()):
                     _add(found, key_of_owned(obj["metadata"]), obj)
             for pod in await self._kube.list(POD, namespace, selector=names.LABEL_POLICY):

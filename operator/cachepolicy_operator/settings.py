@@ -51,6 +51,7 @@ class OperatorSettings:
     metrics_port: int = 8080
     health_port: int = 8081
     pod_name: str = "cachepolicy-operator"
+    pod_namespace: str | None = None
     log_format: LogFormat = LogFormat.TEXT
 
     @classmethod
@@ -74,6 +75,7 @@ class OperatorSettings:
             metrics_port=reader.read("CACHEPOLICY_METRICS_PORT", _whole(1, 65535), cls.metrics_port),
             health_port=reader.read("CACHEPOLICY_HEALTH_PORT", _whole(1, 65535), cls.health_port),
             pod_name=reader.read("POD_NAME", str, cls.pod_name),
+            pod_namespace=reader.read("POD_NAMESPACE", _namespace, cls.pod_namespace),
             log_format=reader.read("CACHEPOLICY_LOG_FORMAT", _log_format, cls.log_format),
         )
         if settings.metrics_port == settings.health_port:

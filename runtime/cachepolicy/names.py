@@ -71,6 +71,10 @@ def core_keys_secret(policy: str) -> str:
     return f"{policy}-core-keys"
 
 
+def network_policy(policy: str) -> str:
+    return f"{policy}-redis"
+
+
 def binding_secret(policy: str) -> str:
     """What tools of Service Binding for Kubernetes project into a workload."""
     return f"{policy}-binding"

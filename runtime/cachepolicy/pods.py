@@ -83,6 +83,20 @@ class Scheduling(ApiModel):
     )
 
 
+class NetworkPolicy(ApiModel):
+    """Who may connect to the Redis pods."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Only Core, the operator and extraFrom reach Redis, and Redis reaches nobody. Default true.",
+    )
+    extra_from: tuple[Opaque, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Who else may connect (networking/v1 NetworkPolicyPeer), for example a backup job.",
+    )
+
+
 class ImagePullSecret(ApiModel):
     """A Secret of type kubernetes.io/dockerconfigjson in the policy's namespace."""
 

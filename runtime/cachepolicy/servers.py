@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from cachepolicy import directives
-from cachepolicy.pods import ImagePullSecret, PodMetadata, Scheduling
+from cachepolicy.pods import ImagePullSecret, NetworkPolicy, PodMetadata, Scheduling
 from cachepolicy.quantities import Quantity
 from cachepolicy.schema import (
     ApiModel,
@@ -190,6 +190,9 @@ class ManagedRedis(ApiModel):
         default=PodMetadata(), description="Labels and annotations of the Redis pods."
     )
     scheduling: Scheduling = Field(default=Scheduling(), description="Which nodes the Redis pods run on.")
+    network_policy: NetworkPolicy = Field(
+        default=NetworkPolicy(), description="Who may connect to the Redis pods."
+    )
     hibernated: bool = Field(
         default=False,
         description="No Redis pods at all; claims, Secrets and configuration stay. Servers without storage come "

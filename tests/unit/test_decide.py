@@ -59,8 +59,8 @@ def test_everything_is_made_in_three_stages() -> None:
     """Passwords are stored before anything that may fail, or they would be made again; pods mount the rest."""
     plan = decide(nothing_yet())
     first, then, last = [{write.obj["kind"] for write in stage} for stage in stages(plan.writes)]
-    assert (first, then, last) == ({"Secret"}, {"ConfigMap", "Service"}, {"StatefulSet"})
-    assert len(plan.writes) == 4 + 3 + 4 + 2
+    assert (first, then, last) == ({"Secret"}, {"ConfigMap", "Service", "NetworkPolicy"}, {"StatefulSet"})
+    assert len(plan.writes) == 4 + 1 + 3 + 4 + 2
     assert all(write.reasons == ("missing",) for write in plan.writes)
     assert plan.document is not None
     assert plan.document.sequence == int(NOW.timestamp() * 1000)
@@ -383,3 +383,13 @@ def test_no_secret_is_in_anything_but_secrets() -> None:
     assert not any(word in text for word in words)
     world: Observed = at_rest()
     assert not any(word in repr(decide(world)) for word in words)
+
+
+def test_closing_a_server_that_was_open_is_told() -> None:
+    """Rule 12: nobody is locked out silently. A new policy was never open."""
+    world = at_rest()
+    missing = {key: obj for key, obj in world.objects.items() if key[0] != "NetworkPolicy"}
+    (notice,) = decide(replace(world, objects=missing)).notices
+    assert notice.reason == "NetworkPolicyCreated"
+    assert "cache.masterclaw.io/policy=core" in notice.note
+    assert decide(nothing_yet()).notices == ()

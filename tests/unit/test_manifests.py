@@ -19,8 +19,10 @@ import yaml
 from cachepolicy import names
 from cachepolicy.document import read_document
 from cachepolicy.spec import CachePolicySpec, name_refusal, parse_spec
+from cachepolicy_operator import render
 from cachepolicy_operator.policyfile import read_policies
 from cachepolicy_operator.render import render_document
+from cachepolicy_operator.resources.network_policy import OPERATOR_LABELS
 from cachepolicy_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,12 @@ def test_the_operator_may_not_list_secrets_and_nothing_by_wildcard() -> None:
     assert verbs["cachepolicies/status"] == {"update"}
     assert verbs["persistentvolumeclaims"] == {"list", "patch"}
     assert not any("exec" in resource or "finalizers" in resource for resource in verbs)
+
+
+def test_the_network_policy_lets_in_the_operator_that_is_deployed() -> None:
+    deployment = of_kind(kustomize(MANIFESTS / "base"), "Deployment")["cachepolicy-operator"]
+    assert deployment["spec"]["template"]["metadata"]["labels"].items() >= OPERATOR_LABELS.items()
+    assert deployment["metadata"]["namespace"] == render.OPERATOR_NAMESPACE
 
 
 def test_controllers_of_service_binding_may_find_the_binding() -> None:

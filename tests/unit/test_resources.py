@@ -6,6 +6,7 @@ import base64
 import copy
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from cachepolicy_operator.resources import (
 )
 from cachepolicy_operator.resources.credentials import Credentials
 from cachepolicy_operator.resources.labels import selector
+from cachepolicy_operator.resources.network_policy import OPERATOR_LABELS
 from cachepolicy_operator.resources.statefulset import claim_name, grace_period
 
 Json = dict[str, Any]
@@ -46,7 +48,9 @@ def inputs_of(spec: Json = BOTH, **servers: ServerConfig) -> RenderInputs:
         namespace="ns", name="core", uid="u1", spec=parsed, endpoints=endpoints, previous=None, now_ms=5
     )
     by_role = {Role(role): config for role, config in servers.items()}
-    return RenderInputs("ns", "core", "u1", parsed, "example.com/redis:8", credentials(), document, by_role)
+    return RenderInputs(
+        "ns", "core", "u1", parsed, "example.com/redis:8", credentials(), document, by_role, "ops"
+    )
 
 
 def built(spec: Json = BOTH, **servers: ServerConfig) -> dict[str, Json]:
@@ -72,6 +76,7 @@ def test_a_policy_with_both_kinds_has_two_servers_and_what_core_mounts() -> None
     """What a pod mounts stands before the pod, so that it starts at the first try."""
     assert list(built(BOTH)) == [
         "Secret/core-redis-auth",
+        "NetworkPolicy/core-redis",
         "ConfigMap/core-state-config",
         "Service/core-state-headless",
         "Service/core-state",
@@ -111,7 +116,7 @@ def test_every_object_is_ours_by_owner_and_labels(name: str) -> None:
     assert obj["metadata"]["labels"][names.LABEL_OWNER] == "core"
     assert obj["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.FIELD_MANAGER
     assert obj["metadata"]["namespace"] == "ns"
-    assert names.LABEL_POLICY not in json.dumps(obj.get("spec", {}))
+    assert names.LABEL_POLICY not in json.dumps(obj.get("spec", {}).get("template", {}))
     assert kind_of(obj).name == obj["kind"]
 
 
@@ -285,6 +290,36 @@ def test_the_binding_is_a_provisioned_service_of_the_core_user() -> None:
     }
     only_cache = built({"redis": {"managed": {}}, "embeddingCache": {}})["Secret/core-binding"]
     assert entries(only_cache)["host"] == "core-cache.ns.svc"
+
+
+def test_only_core_the_operator_and_those_named_reach_redis() -> None:
+    peer = {"podSelector": {"matchLabels": {"app": "backup"}}}
+    spec = {"redis": {"managed": {"networkPolicy": {"extraFrom": [peer]}}}, "sessions": {}}
+    objects = built(spec)
+    wall = objects["NetworkPolicy/core-redis"]["spec"]
+    (rule,) = wall["ingress"]
+    assert rule["from"] == [
+        {"podSelector": {"matchLabels": {names.LABEL_POLICY: "core"}}},
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}},
+            "podSelector": {"matchLabels": OPERATOR_LABELS},
+        },
+        peer,
+    ]
+    assert rule["ports"] == [{"port": 6379, "protocol": "TCP"}]
+    assert (wall["policyTypes"], wall["egress"]) == (["Ingress", "Egress"], [])
+    pods = objects["StatefulSet/core-state"]["spec"]["template"]["metadata"]["labels"]
+    assert wall["podSelector"]["matchLabels"].items() <= pods.items()
+    chosen = built({**spec, "core": {"podSelector": {"matchLabels": {"app": "chat"}}}})
+    (rule,) = chosen["NetworkPolicy/core-redis"]["spec"]["ingress"]
+    assert rule["from"][0] == {"podSelector": {"matchLabels": {"app": "chat"}}}
+
+
+def test_there_is_no_network_policy_where_none_is_wanted_or_none_could_let_the_operator_in() -> None:
+    off = {"redis": {"managed": {"networkPolicy": {"enabled": False}}}, "sessions": {}}
+    assert "NetworkPolicy/core-redis" not in built(off)
+    outside = build_objects(replace(inputs_of(), operator_namespace=None))
+    assert not [obj for obj in outside if obj["kind"] == "NetworkPolicy"]
 
 
 def test_no_secret_is_outside_the_secrets() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cachepolicy.names import Role
+from cachepolicy_operator.resources import network_policy
 from cachepolicy_operator.resources.config_map import (
     core_config_map,
     read_restart,
@@ -55,8 +56,15 @@ def build_objects(inputs: RenderInputs) -> list[dict[str, Any]]:
     Raises :class:`cachepolicy_operator.errors.Stalled` when the spec does not work out (memory).
     """
     servers = [obj for role in inputs.spec.roles for obj in _server_objects(inputs, role)]
+    # Before the servers: no pod is ever reachable by everybody.
+    walls = (
+        [network_policy.network_policy(inputs)]
+        if network_policy.wanted(inputs.spec, inputs.operator_namespace)
+        else []
+    )
     return [
         redis_auth_secret(inputs),
+        *walls,
         *servers,
         core_secret(inputs),
         core_keys_secret(inputs),

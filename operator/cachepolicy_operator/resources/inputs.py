@@ -52,6 +52,7 @@ class RenderInputs:
     credentials: Credentials
     document: PolicyDocument
     servers: Mapping[Role, ServerConfig] = field(default_factory=dict)
+    operator_namespace: str | None = None
 
     @property
     def image(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from cachepolicy import names
 from cachepolicy.names import Role
+from cachepolicy.spec import CachePolicySpec
 
 COMPONENT_CORE: Final = "core"
 APPLICATION: Final = "cachepolicy"
@@ -28,6 +29,13 @@ def object_labels(policy: str, component: str) -> dict[str, str]:
 def selector(policy: str, role: Role) -> dict[str, str]:
     """Labels by which Services and the StatefulSet find the pods of a server. They never change (rule 19)."""
     return {names.LABEL_OWNER: policy, names.LABEL_COMPONENT: str(role)}
+
+
+def consumers(policy: str, spec: CachePolicySpec) -> dict[str, str]:
+    """Labels of the pods of Core, whose acknowledgements count and whom Redis lets in."""
+    if spec.core.pod_selector is not None:
+        return dict(spec.core.pod_selector.match_labels)
+    return {names.LABEL_POLICY: policy}
 
 
 def owned_selector() -> str:
