@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from cachepolicy import KeyLayout
-from cachepolicy.caches import EmbeddingCache, Purge
+from cachepolicy.caches import EmbeddingCache
+from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer

@@ -1,4 +1,4 @@
-"""``spec.embeddingCache``, ``spec.purge`` and what all caches have in common."""
+"""``spec.embeddingCache`` and what all caches have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pydantic import (
 
 from cachepolicy import capabilities
 from cachepolicy.durations import Duration, PositiveDuration
-from cachepolicy.purge import Purge as Purge  # until every reader of this name has moved
 from cachepolicy.schema import (
     ApiModel,
 )

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cachepolicy.caches import EmbeddingCache, Purge
+from cachepolicy.caches import EmbeddingCache
 from cachepolicy.keys import KeyLayout
+from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
-from cachepolicy.stamps import Scope, combine
+from cachepolicy.stamps import Scope, combine, shapes_of
 from cachepolicy_runtime.keys import CacheSecret
 from cachepolicy_runtime.store.port import CacheStore
 
@@ -48,6 +49,7 @@ class CombinedStamps:
 
     def __init__(self, stamps: Mapping[str, str], purge: Purge | None) -> None:
         self._stamps = stamps
+        self._shapes = shapes_of(stamps)
         self._purge = purge
         self._known: dict[Scope, str] = {}
 
@@ -59,7 +61,7 @@ class CombinedStamps:
         if found is None:
             if len(self._known) >= _MAX_SCOPES:
                 self._known.clear()
-            found = self._known[scope] = combine(scope, self._stamps, self._purge)
+            found = self._known[scope] = combine(scope, self._stamps, self._purge, self._shapes)
         return found
 
 

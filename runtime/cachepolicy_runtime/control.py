@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from cachepolicy.acknowledgement import INTERVAL_SECONDS, Acknowledgement, Member
 from cachepolicy.document import CONTRACT, Reading
+from cachepolicy.stamps import newest
 from cachepolicy_runtime.policy import PolicySource
 from cachepolicy_runtime.store.errors import StoreUnavailable
 from cachepolicy_runtime.store.port import ControlStore
@@ -22,7 +23,8 @@ from cachepolicy_runtime.store.port import ControlStore
 _log = logging.getLogger("cachepolicy.control")
 
 LOOK_S = 0.5
-STAMPS_S = 1.0
+#: Half a second, so that a purge whose wake-up was lost is seen everywhere within one.
+STAMPS_S = 0.5
 #: With stamps older than this a purge could have been missed: the shared cache is not used.
 STAMPS_STALE_S = 5.0
 #: Pause before listening for wake-ups again.
@@ -61,6 +63,7 @@ class Control:
         self._enforced: set[str] = set()
         self._stamps: dict[str, str] = {}
         self._stamps_at = float("-inf")
+        self._owed: tuple[int, tuple[str, ...]] | None = None
         self._acknowledged_at = float("-inf")
         self._live = 1
         self._epoch = ""
@@ -112,11 +115,19 @@ class Control:
         Raises StoreUnavailable where the store did not confirm it. A wake-up that is lost is no failure: every
         process looks once a second.
         """
-        asked_at = self._clock()
-        self._stamps = await self._store.set_stamps(list(fields))
-        self._stamps_at = asked_at
+        await self._renew(list(fields), 0)
         with suppress(StoreUnavailable):
             await self._store.wake()
+
+    def purged(self, fields: tuple[str, ...], sequence: int) -> None:
+        """Values of ``spec.purge`` changed with this document: renew these stamps as well, once for all processes.
+
+        While the store is away they stay owed; the values themselves count meanwhile.
+        """
+        if fields:
+            before = self._owed[1] if self._owed is not None else ()
+            self._owed = (sequence, tuple(dict.fromkeys((*before, *fields))))
+            self.acknowledge_soon()
 
     def acknowledge_soon(self) -> None:
         self._acknowledged_at = float("-inf")
@@ -146,8 +157,10 @@ class Control:
         try:
             if self._source is not None:
                 self._source.look()
+            if self._owed is not None:
+                await self._pay(*self._owed)
             if self._clock() - self._stamps_at >= STAMPS_S:
-                await self._refresh_stamps()
+                await self._ask_stamps(lambda seen: self._store.stamps(seen=seen))
             if self._clock() - self._acknowledged_at >= INTERVAL_SECONDS:
                 await self._look_at_copy()
                 await self._acknowledge()
@@ -166,11 +179,21 @@ class Control:
                     await self._due.wait()
             await self.beat()
 
-    async def _refresh_stamps(self) -> None:
+    async def _renew(self, fields: Sequence[str], sequence: int) -> None:
+        store = self._store
+        await self._ask_stamps(lambda seen: store.set_stamps(fields, seen=seen, sequence=sequence))
+
+    async def _ask_stamps(self, ask: Callable[[int], Awaitable[dict[str, str]]]) -> None:
+        """All stamps, as the store answers. Of two answers that overtake each other the newer one stays."""
         store, asked_at = self._store, self._clock()
-        stamps = await store.stamps()
-        if store is self._store:
+        stamps = await ask(newest(self._stamps))
+        if store is self._store and asked_at >= self._stamps_at:
             self._stamps, self._stamps_at = stamps, asked_at
+
+    async def _pay(self, sequence: int, fields: tuple[str, ...]) -> None:
+        await self._renew(fields, sequence)
+        if self._owed == (sequence, fields):
+            self._owed = None
 
     async def _look_at_copy(self) -> None:
         if self._source is not None:

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable
 
 from cachepolicy import stamps
-from cachepolicy.caches import Purge
 from cachepolicy.document import PolicyDocument, Reading
+from cachepolicy.purge import Purge, changed
 from cachepolicy_runtime.active import BUILT_IN, Activation, built_in
 from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.control import Control
@@ -84,6 +84,9 @@ class Following:
         if self.active.stores is not before.stores:
             self._use(self.active.stores)
             self._retire(before.stores)
+        if before.reading.document.revision != BUILT_IN:  # what held before is known
+            document = reading.document
+            self._control.purged(changed(before.document.purge, document.purge), document.sequence)
         self._control.applied(reading)
 
     def _use(self, stores: Stores) -> None:

@@ -11,6 +11,7 @@ from tests.servers import Server
 from tests.stores import LAYOUT, STORE_KINDS, Stores, opened
 
 from cachepolicy.identity import Identity
+from cachepolicy.stamps import MAX_FIELDS, Scope, combine, newest
 from cachepolicy_runtime.store.port import CacheItem, LimitCheck, RateState, SessionWrite, WindowRate
 
 MINUTE = 60_000
@@ -267,6 +268,50 @@ async def test_the_stamp_of_all_is_always_there_and_stays_until_it_is_renewed(st
     assert renewed["all"] != first["all"]
     assert await stores.control.stamps() == renewed
     assert (await stores.control.set_stamps(["tenant=acme"]))["tenant=acme"] != renewed["tenant=acme"]
+
+
+async def test_a_wider_purge_takes_the_place_of_narrower_ones(stores: Stores) -> None:
+    """The hash does not grow by what is purged again as a whole."""
+    await stores.control.set_stamps(["tenant=acme&tag=a", "tag=a", "tenant=acme", "tenant=globex&tag=b"])
+    narrowed = await stores.control.set_stamps(["tag=a"])
+    assert set(narrowed) == {"all", "tag=a", "tenant=acme", "tenant=globex&tag=b"}
+    assert set(await stores.control.set_stamps(["all"])) == {"all"}
+
+
+async def test_a_document_renews_once_whichever_process_comes_first(stores: Stores) -> None:
+    """A process that follows late purges nothing again; a clearance by hand always does."""
+    first = await stores.control.set_stamps(["all"], sequence=7)
+    assert await stores.control.set_stamps(["all"], sequence=7) == first
+    assert await stores.control.set_stamps(["all"], sequence=6) == first
+    later = await stores.control.set_stamps(["all"], sequence=8)
+    assert later["all"] != first["all"]
+    by_hand = await stores.control.set_stamps(["all"])
+    assert by_hand["all"] != later["all"]
+    assert (await stores.control.set_stamps(["all"], sequence=8))["all"] == by_hand["all"]
+
+
+async def test_however_much_is_purged_the_stamps_are_bounded(stores: Stores) -> None:
+    """And at the bound every entry within a forgotten scope still gets another stamp than it ever had."""
+    scopes = [Scope(tenant=f"t{number % 40}", tags=(f"doc-{number}",)) for number in range(MAX_FIELDS + 88)]
+    made_before = {scope: combine(scope, await stores.control.stamps(), None) for scope in scopes}
+    stamps: dict[str, str] = {}
+    for scope in scopes:
+        stamps = await stores.control.set_stamps([scope.stamp_field])
+        assert len(stamps) <= MAX_FIELDS
+    assert all(combine(scope, stamps, None) != before for scope, before in made_before.items())
+    assert "all" in stamps
+
+
+async def test_a_store_that_lost_the_newest_purge_makes_everything_a_miss(stores: Stores) -> None:
+    """Such as an append-only file that ends a second too early: who saw more says so."""
+    if stores.kind == "memory":
+        pytest.skip("a process that ends takes its cache along")
+    lost = await stores.control.set_stamps(["tenant=acme"])
+    seen = newest(lost) + 1_000_000
+    repaired = await stores.control.stamps(seen=seen)
+    assert set(repaired) == {"all"}
+    assert newest(repaired) > seen
+    assert await stores.control.stamps(seen=newest(repaired)) == repaired
 
 
 async def test_live_processes_are_counted_and_a_withdrawn_one_is_not(stores: Stores) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachepolicy.caches import Purge
+from cachepolicy.purge import Purge
 from cachepolicy.stamps import Scope, combine
 from cachepolicy_runtime import caching
 from cachepolicy_runtime.caching import CombinedStamps

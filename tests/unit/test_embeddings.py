@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.caches import AwayStore, Policy, SpyStore
 
 from cachepolicy import Identity
-from cachepolicy.caches import Purge
+from cachepolicy.purge import Purge
 from cachepolicy_runtime.embeddings import (
     ROUND_TRIP,
     Embedded,

@@ -10,7 +10,7 @@ import pytest
 from tests.caches import LAYOUT, AwayStore, Clock, Policy, SpyStore, answer, chat_body
 
 from cachepolicy import Duration, Identity
-from cachepolicy.caches import Purge
+from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ModelCache, ProviderCache, ResponseCache
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.keys import CacheSecret, UpstreamRequest

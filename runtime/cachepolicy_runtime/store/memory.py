@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cachepolicy.acknowledgement import LIFETIME_MS
-from cachepolicy.stamps import ALL
+from cachepolicy.stamps import ALL, MAX_FIELDS, within
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
 from cachepolicy_runtime.store.port import (
     Beat,
@@ -153,14 +153,22 @@ class MemoryControlStore:
         self._now_ms = now_ms
         self._epoch = secrets.token_hex(8)
         self._stamps = {ALL: secrets.token_hex(8)}
+        self._sequence = 0
         self._members: dict[str, int] = {}
         self._listeners: set[asyncio.Event] = set()
 
-    async def stamps(self) -> dict[str, str]:
+    async def stamps(self, *, seen: int = 0) -> dict[str, str]:
         return dict(self._stamps)
 
-    async def set_stamps(self, fields: Sequence[str]) -> dict[str, str]:
-        self._stamps.update({field: secrets.token_hex(8) for field in fields})
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
+        if sequence:
+            fields = fields if sequence > self._sequence else ()
+            self._sequence = max(sequence, self._sequence)
+        for field in fields:
+            self._stamps = {other: kept for other, kept in self._stamps.items() if not within(other, field)}
+            self._stamps[field] = secrets.token_hex(8)
+        if len(self._stamps) > MAX_FIELDS:
+            self._stamps = {ALL: secrets.token_hex(8)}
         return dict(self._stamps)
 
     async def wake(self) -> None:

@@ -211,13 +211,20 @@ class Beat:
 class ControlStore(Protocol):
     """What all processes and the operator share: purge stamps, acknowledgements, the document's fast copy."""
 
-    async def stamps(self) -> dict[str, str]:
-        """All purge stamps, field → opaque value. ``all`` is made anew where it is missing, so that after a
-        loss everything cached before is a miss."""
+    async def stamps(self, *, seen: int = 0) -> dict[str, str]:
+        """All purge stamps, field → opaque value (see ``cachepolicy.stamps``).
+
+        ``all`` is made anew where it is missing, and where the newest stamp is older than ``seen`` (microseconds,
+        :func:`cachepolicy.stamps.newest`): a store that lost something makes everything cached before a miss.
+        """
         ...
 
-    async def set_stamps(self, fields: Sequence[str]) -> dict[str, str]:
-        """Give each field a stamp that was never used before; returns all stamps."""
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
+        """Give each field a stamp that was never used before, and drop those of the scopes within.
+
+        Returns all stamps, at most :data:`cachepolicy.stamps.MAX_FIELDS`. ``sequence`` is that of the document
+        that asks for it: one document renews once, whichever process comes first; 0 renews in any case.
+        """
         ...
 
     async def wake(self) -> None:

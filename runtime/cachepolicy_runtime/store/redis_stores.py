@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from cachepolicy.acknowledgement import LIFETIME_MS
 from cachepolicy.keys import KeyLayout
+from cachepolicy.stamps import MAX_FIELDS
 from cachepolicy_runtime.store.link import Argument, Reply
 from cachepolicy_runtime.store.port import (
     Admission,
@@ -112,11 +113,12 @@ class RedisControlStore:
         self._transport = transport
         self._keys = keys
 
-    async def stamps(self) -> dict[str, str]:
-        return await self.set_stamps(())
+    async def stamps(self, *, seen: int = 0) -> dict[str, str]:
+        return await self.set_stamps((), seen=seen)
 
-    async def set_stamps(self, fields: Sequence[str]) -> dict[str, str]:
-        return _pairs(await self._transport.script("stamps", [self._keys.stamps], [_nonce(), *fields]))
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
+        args: list[Argument] = [_nonce(), seen, sequence, MAX_FIELDS, *fields]
+        return _pairs(await self._transport.script("stamps", [self._keys.stamps], args))
 
     async def wake(self) -> None:
         await self._transport.call("PUBLISH", self._keys.wake_channel, b"")
