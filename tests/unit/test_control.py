@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cachepolicy.acknowledgement import Acknowledgement, Member
-from cachepolicy.document import Reading, build_document
+from cachepolicy.document import CONTRACT, Reading, build_document
 from cachepolicy.names import Role
 from cachepolicy.spec import CachePolicySpec
 from cachepolicy_runtime.control import STAMPS_STALE_S, Control, credential_digest
@@ -119,7 +119,7 @@ async def test_only_installed_sections_of_the_policy_are_said_to_be_enforced() -
         Acknowledgement(
             revision=policy.document.revision,
             sequence=1,
-            contract="1.0",
+            contract=CONTRACT,
             enforces=("sessions",),
             ignored=("some.field",),
             credential=credential_digest("pw"),
