@@ -33,7 +33,13 @@ FULL: Spec = {
         "providers": {"openai": {"ttl": "1h", "models": {"gpt-x": {"ttl": "5m"}}}},
     },
     "embeddingCache": {},
-    "purge": {"all": "1"},
+    "purge": {
+        "all": "1",
+        "kinds": {"responses": "1"},
+        "tenants": {"acme": "1"},
+        "models": {"m": "1"},
+        "tags": {"faq": "1"},
+    },
 }
 
 
@@ -386,6 +392,27 @@ REFUSED = (
         "finishReasons in body should have at least 1 items",
     ),
     Refused("purge.all", "", "string should have at least 1 character", "should be at least 1 chars long"),
+    *(
+        Refused(
+            f"purge.{part}",
+            {"a": ""},
+            f"spec.purge.{part}.a: string should have at least 1 character",
+            "should be at least 1 chars long",
+        )
+        for part in ("tenants", "providers", "models", "tags")
+    ),
+    Refused(
+        "purge.kinds",
+        {"sessions": "1"},
+        "spec.purge.kinds.sessions: unknown field",
+        'unknown field "spec.purge.kinds.sessions"',
+    ),
+    Refused(
+        "purge.tags",
+        {f"tag-{number}": "1" for number in range(65)},
+        "must have at most 64 entries",
+        "must have at most 64 items",
+    ),
     # Redis.
     Refused("redis", {}, "spec.redis.managed: required, and missing", "spec.redis.managed: Required value"),
     *(
