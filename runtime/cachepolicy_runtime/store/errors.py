@@ -18,3 +18,17 @@ class StoreUnavailable(Exception):  # noqa: N818 - named after the state a calle
         super().__init__(f"{server} store unavailable: {reason}")
         self.server = server
         self.reason = reason
+
+
+class Redirected(StoreUnavailable):
+    """Another node of the cluster has the key, and nothing was done.
+
+    Attributes:
+        where: slot and address, as the server named them.
+        asking: for this one call only (``ASK``), else for good (``MOVED``).
+    """
+
+    def __init__(self, server: str, reason: str, where: str, asking: bool) -> None:
+        super().__init__(server, reason)
+        self.where = where
+        self.asking = asking

@@ -1,172 +1,194 @@
-"""One connection that many calls share.
+"""One open connection that many calls share.
 
-Redis answers in the order of the questions, so calls do not wait for each other: whatever the calls of one
-turn of the event loop have to say leaves in one write, and the answers are dealt out as they come. A thousand
-concurrent calls need one connection and no pool to wait for.
+Redis answers in the order of the questions, so calls do not wait for each other: what is said together leaves
+in one write, and the answers are dealt to the calls in that order. No task reads or writes: the event loop
+calls :meth:`Link.data_received` (https://docs.python.org/3/library/asyncio-protocol.html).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import RedisError, ResponseError
+from cachepolicy_runtime.store.endpoint import Credentials
+from cachepolicy_runtime.store.failures import ErrorReply, reason_of
+from cachepolicy_runtime.store.wire import Argument, Command, Parser, ProtocolError, Reply, pack
 
-from cachepolicy_runtime.store.endpoint import Address, Credentials
-from cachepolicy_runtime.store.failures import ErrorReply, error_reply, reason_of
+__all__ = ["Argument", "Call", "Command", "Link", "LinkOwner", "Reply", "Resend"]
 
-Argument: TypeAlias = "bytes | str | int"
-Command: TypeAlias = Sequence[Argument]
-Reply: TypeAlias = "bytes | int | ErrorReply | list[Reply] | None"
+#: A script that the server may not know, to be sent with its text: the text, the keys, the arguments.
+Resend = tuple[bytes, Sequence[str], Sequence[Argument]]
 
 
-def pack(commands: Sequence[Command]) -> bytes:
-    """The commands in the Redis protocol (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for argument in command:
-            value = argument if isinstance(argument, bytes) else str(argument).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
-    return b"".join(parts)
-
-
-@dataclass(slots=True, eq=False)
 class Call:
-    """Commands on their way and the replies that have come; ``answer`` gets all of them, or an exception."""
+    """Bytes on their way and who waits for the answer.
 
-    packed: bytes
-    wanted: int
-    answer: asyncio.Future[list[Reply]]
-    replies: list[Reply] = field(default_factory=list)
+    Attributes:
+        packed: one or more commands.
+        wanted: replies that it takes; with more than one, ``answer`` gets a list of all.
+        answer: gets the reply, or StoreUnavailable.
+        until: event-loop time at which its deadline is over.
+        script: how to send it again where the server does not know the script.
+        raw: an error that the server answers is a reply like others, for who made the call.
+        again: it was sent a second time, after an answer which says that nothing was done.
+    """
 
-
-def new_connection(address: Address, credentials: Credentials) -> AbstractConnection:
-    """A redis-py connection, not yet open. It has no timeouts of its own: deadlines are the transport's."""
-    common: dict[str, Any] = {
-        "db": address.db,
-        "username": credentials.username,
-        "password": credentials.password,
-        "protocol": 2,
-        "socket_timeout": None,
-        "socket_connect_timeout": None,
-    }
-    if address.path:
-        return UnixDomainSocketConnection(path=address.path, **common)
-    kind = SSLConnection if address.tls else Connection
-    return kind(host=address.host, port=address.port, **common)
-
-
-async def open_connection(address: Address, credentials: Credentials) -> AbstractConnection:
-    """Connect and log in. Cancelling it closes what was opened."""
-    connection = new_connection(address, credentials)
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
-
-
-#: Calls that are with the server at once. A server answers a batch when it has done all of it: a smaller batch
-#: makes it heard more often, which is how a busy server is told from one that hangs.
-IN_FLIGHT = 64
-
-
-class Link:
-    """An open connection with its two tasks. ``on_lost`` is called once, unless :meth:`aclose` came first."""
+    __slots__ = ("again", "answer", "packed", "raw", "replies", "script", "until", "wanted")
 
     def __init__(
-        self, connection: AbstractConnection, on_lost: Callable[[Link, str, list[Call]], None]
+        self,
+        packed: bytes,
+        wanted: int,
+        answer: asyncio.Future[Any],
+        until: float,
+        script: Resend | None = None,
+        *,
+        raw: bool = False,
     ) -> None:
+        self.packed = packed
+        self.wanted = wanted
+        self.answer = answer
+        self.until = until
+        self.script = script
+        self.raw = raw
+        self.again = False
+        self.replies: list[Reply] = []
+
+
+class LinkOwner(Protocol):
+    """Whom a link tells. Every method may drop the link."""
+
+    def heard(self, link: Link) -> None:
+        """Replies came, and were dealt out."""
+
+    def refused(self, link: Link, call: Call, reply: ErrorReply) -> None:
+        """The server answered an error; the call still has no answer."""
+
+    def lost(self, link: Link, reason: str, calls: list[Call]) -> None:
+        """The connection is gone, and these calls were sent and not answered. Told once, and not after
+        :meth:`Link.drop`."""
+
+    def writable(self, link: Link) -> None:
+        """The socket takes more again."""
+
+
+class Link(asyncio.Protocol):
+    """A connection from its handshake to its end.
+
+    Attributes:
+        login: what it logged in with last.
+        unanswered: calls that were sent, oldest first.
+        heard_at: event-loop time of the last bytes from the server.
+        useful: the server answered a call of the owner's on it.
+        ready: False while the socket takes no more.
+    """
+
+    def __init__(self, login: Credentials) -> None:
         self._loop = asyncio.get_running_loop()
-        self._connection = connection
-        self._on_lost = on_lost
-        self._queued: deque[Call] = deque()
-        self._unanswered: deque[Call] = deque()
-        self._more = asyncio.Event()
+        self._parser = Parser()
+        self._transport: asyncio.WriteTransport | None = None
+        self._owner: LinkOwner | None = None
+        self.login = login
+        self.unanswered: deque[Call] = deque()
         self.heard_at = float("-inf")
-        """Event-loop time of the last reply."""
-        self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._write()))
+        self.useful = False
+        self.ready = True
+        self.ended: asyncio.Future[None] = self._loop.create_future()
 
-    def send(self, call: Call) -> None:
-        self._queued.append(call)
-        self._more.set()
+    # --- what an owner does
 
-    @property
-    def unanswered(self) -> int:
-        return len(self._unanswered) + len(self._queued)
+    def belong_to(self, owner: LinkOwner) -> None:
+        """From now on ``owner`` is told; raises ``ConnectionError`` if the connection is gone already."""
+        if self.ended.done():
+            raise ConnectionResetError
+        self._owner = owner
+
+    def write(self, calls: Sequence[Call]) -> None:
+        """Send them in one write."""
+        self.unanswered.extend(calls)
+        if self._transport is not None:
+            if len(calls) == 1:
+                self._transport.write(calls[0].packed)
+            else:
+                self._transport.write(b"".join([call.packed for call in calls]))
+
+    async def ask(self, *commands: Command) -> list[Reply]:
+        """Some commands of a handshake, their errors among the replies; raises ``OSError``."""
+        call = Call(
+            b"".join(map(pack, commands)), len(commands), self._loop.create_future(), float("inf"), raw=True
+        )
+        self.write([call])
+        replies = await call.answer
+        return replies if len(commands) > 1 else [replies]
 
     def take_unanswered(self) -> list[Call]:
         """The calls that will get no answer here any more."""
-        calls = [*self._unanswered, *self._queued]
-        self._unanswered.clear()
-        self._queued.clear()
+        calls = list(self.unanswered)
+        self.unanswered.clear()
         return calls
 
-    def abort(self) -> None:
-        """Stop at once; the tasks close the connection as they end."""
-        for task in self._tasks:
-            task.cancel()
+    def drop(self) -> list[Call]:
+        """Close at once and tell nobody; returns the calls that were not answered."""
+        self._owner = None
+        if self._transport is not None:
+            self._transport.abort()
+        return self.take_unanswered()
 
-    async def aclose(self) -> None:
-        self.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.disconnect(nowait=True)
+    # --- what the event loop calls
 
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._more.wait()
-                self._more.clear()
-                chunk = self._next_batch()
-                # Without this look redis-py would open a connection that the lost one was already given up for.
-                if chunk and self._connection.is_connected:
-                    await self._connection.send_packed_command(chunk, check_health=False)
-        except (RedisError, OSError) as error:
-            self._lost(error)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream's, as asked for
+        self._transport = transport
 
-    def _next_batch(self) -> list[bytes]:
-        """What may be sent now. A call that nobody waits for any more is not sent at all."""
-        batch: list[bytes] = []
-        while self._queued and len(self._unanswered) < IN_FLIGHT:
-            call = self._queued.popleft()
-            if not call.answer.done():
-                self._unanswered.append(call)
-                batch.append(call.packed)
-        return batch
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                self._deal(await self._reply())
-        except (RedisError, OSError) as error:
-            self._lost(error)
-        finally:
-            await self._connection.disconnect(nowait=True)
-
-    async def _reply(self) -> Reply:
-        try:
-            reply: Reply = await self._connection.read_response(disable_decoding=True)
-        except ResponseError as error:
-            return error_reply(error)
-        return reply
-
-    def _deal(self, reply: Reply) -> None:
+    def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
-        call = self._unanswered[0]
-        call.replies.append(reply)
-        if len(call.replies) == call.wanted:
-            self._unanswered.popleft()
-            if self._queued:
-                self._more.set()
-            if not call.answer.done():
-                call.answer.set_result(call.replies)
+        try:
+            replies = self._parser.feed(data)
+            self._deal(replies)
+        except (ProtocolError, IndexError):  # or more answers than questions
+            self._end("the server does not speak the Redis protocol")
+            return
+        if replies and self._owner is not None:
+            self._owner.heard(self)
 
-    def _lost(self, error: BaseException) -> None:
-        self._on_lost(self, reason_of(error), self.take_unanswered())
-        self.abort()
+    def _deal(self, replies: list[Reply]) -> None:
+        unanswered = self.unanswered
+        for reply in replies:
+            call = unanswered[0]
+            error: Reply = reply
+            if call.wanted > 1:
+                call.replies.append(reply)
+                if len(call.replies) < call.wanted:
+                    continue
+                reply = call.replies  # noqa: PLW2901 - the last one completes them
+                error = next((one for one in call.replies if type(one) is ErrorReply), None)
+            unanswered.popleft()
+            if type(error) is ErrorReply and not call.raw:
+                if self._owner is not None:
+                    self._owner.refused(self, call, error)
+                if self._owner is None:  # dropped, and with it all that was not answered
+                    return
+            elif not call.answer.done():
+                call.answer.set_result(reply)
+
+    def pause_writing(self) -> None:
+        self.ready = False
+
+    def resume_writing(self) -> None:
+        self.ready = True
+        if self._owner is not None:
+            self._owner.writable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(reason_of(exc), exc)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _end(self, reason: str, cause: Exception | None = None) -> None:
+        owner, calls = self._owner, self.drop()
+        for call in [call for call in calls if call.raw and not call.answer.done()]:
+            call.answer.set_exception(cause or ConnectionResetError())
+        if owner is not None:
+            owner.lost(self, reason, [call for call in calls if not call.raw])

@@ -1,8 +1,8 @@
 """The transport to one Redis server: a deadline for every call, one breaker, nothing retried.
 
-It gives three verbs on bytes, :meth:`RedisTransport.call`, ``script`` and ``pipeline``, and raises
-:class:`StoreUnavailable` only. A command that may have been sent is never sent again. While the breaker is
-open a call is refused without touching the network, and a task of the transport, not a caller, looks whether
+It gives the verbs of :class:`~cachepolicy_runtime.store.transport.Transport` and raises
+:class:`StoreUnavailable` only. A command that may have been carried out is never sent again. While the breaker
+is open a call is refused without touching the network, and a task of the transport, not a caller, looks whether
 the server is back.
 """
 
@@ -11,54 +11,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from typing import Any
 
-from redis.exceptions import RedisError
-
-from cachepolicy_runtime.store.breaker import Breaker, BreakerSettings, Change
-from cachepolicy_runtime.store.endpoint import Address, CredentialSource
-from cachepolicy_runtime.store.errors import StoreUnavailable
-from cachepolicy_runtime.store.failures import ErrorReply, reason_of
-from cachepolicy_runtime.store.link import Argument, Call, Command, Link, Reply, open_connection, pack
+from cachepolicy_runtime.store.breaker import Breaker, Change
+from cachepolicy_runtime.store.dial import Dialler
+from cachepolicy_runtime.store.endpoint import NO_LOGIN, Address, CredentialSource, Topology
+from cachepolicy_runtime.store.errors import Redirected, StoreUnavailable
+from cachepolicy_runtime.store.failures import ErrorReply
+from cachepolicy_runtime.store.lane import Lane
+from cachepolicy_runtime.store.link import Call, Resend
+from cachepolicy_runtime.store.listen import listen
 from cachepolicy_runtime.store.lua import script as lua_script
+from cachepolicy_runtime.store.tls import TlsContext, TlsFiles
+from cachepolicy_runtime.store.transport import TransportSettings
+from cachepolicy_runtime.store.wire import Argument, Command, Reply, pack, pack_arguments, script_head
+
+__all__ = ["RedisTransport", "TransportSettings"]
 
 _log = logging.getLogger("cachepolicy.store")
 
-#: A timer that comes this much late tells that the event loop was blocked, not that the server was slow.
-_LATE_S = 0.005
-#: What a call then gets on top, for the answer that may already lie in the socket.
-_GRACE_S = 0.01
-#: How much longer than its deadline, in deadlines, a call may stand in a queue that moves.
-_QUEUE_DEADLINES = 10
 #: The same error answer is logged at most this often.
 _REPEAT_S = 60.0
-#: Seconds of silence after which a subscription asks whether the server is still there.
-_QUIET_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class TransportSettings:
-    """Bounds of one transport.
-
-    Attributes:
-        deadline_s: longest time a call may take, connecting included. Only while answers to other calls keep
-            coming, so that the server is busy and not away, a call waits for its turn up to ten times as long.
-        connect_deadline_s: longest time that making a connection may take; a caller does not wait for it
-            longer than its own deadline.
-        max_waiting: calls that may be under way at once; more are refused.
-        breaker: when to stop asking and when to look again.
-    """
-
-    deadline_s: float = 0.1
-    connect_deadline_s: float = 1.0
-    max_waiting: int = 20_000
-    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+#: A server that refuses writes is connected to anew at most this often: behind the name may be another by now.
+_RENEW_S = 1.0
+_CLOSED = "the transport was closed"
+_TOO_MANY = "too many calls are waiting"
 
 
 class RedisTransport:
-    """One server, one process, one event loop. Opens its connection with the first call."""
+    """One server, one process, one event loop. Opens its connections with the first call that needs them."""
 
     def __init__(
         self,
@@ -66,20 +49,26 @@ class RedisTransport:
         address: Address,
         credentials: CredentialSource,
         settings: TransportSettings | None = None,
+        *,
+        tls: TlsFiles | None = None,
+        sentinel_credentials: CredentialSource = NO_LOGIN,
     ) -> None:
         """``server`` (``state`` or ``cache``) names it in logs and errors; ``credentials`` is asked at every
-        connect."""
+        connect and about once a second while calls are made; ``sentinel_credentials`` are for the Sentinels."""
         self.server = server
-        self._address = address
-        self._credentials = credentials
         self._settings = settings or TransportSettings()
+        self._sentinel = address.topology is Topology.SENTINEL
+        self._dialler = Dialler(
+            address, credentials, TlsContext(tls or TlsFiles()), sentinel_credentials, server
+        )
         self._breaker = Breaker(time.monotonic, self._tell, self._settings.breaker)
-        self._link: Link | None = None
-        self._dialling: asyncio.Task[None] | None = None
-        self._waiting: list[Call] = []
+        self._lane = self._new_lane()
+        self._bulk: Lane | None = None
+        self._bulk_bytes = self._settings.bulk_bytes or float("inf")
         self._prober: asyncio.Task[None] | None = None
-        self._retired: set[asyncio.Task[None]] = set()
         self._told: dict[str, float] = {}
+        self._renewed_at = float("-inf")
+        self._suspect = False
         self._closed = False
 
     @property
@@ -88,180 +77,146 @@ class RedisTransport:
 
     @property
     def available(self) -> bool:
-        """False while the breaker is open."""
         return self._breaker.closed
 
     @property
     def reason(self) -> str:
-        """Why it is not available; empty when it is."""
         return self._breaker.reason
 
-    async def call(self, *command: Argument) -> Reply:
-        """One command."""
-        return self._good((await self._exchange([command], self._until()))[0])
+    async def call(self, *command: Argument, bulk: bool = False) -> Reply:
+        reply: Reply = await self.call_nowait(*command, bulk=bulk)
+        return reply
+
+    def call_nowait(self, *command: Argument, bulk: bool = False) -> asyncio.Future[Any]:
+        return self._submit(pack(command), bulk=bulk)
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
-        """Several commands in one round trip, no transaction; raises if any of them failed."""
         if not commands:
             return []
-        return [self._good(reply) for reply in await self._exchange(commands, self._until())]
+        replies = await self._submit(b"".join(map(pack, commands)), len(commands))
+        return replies if len(commands) > 1 else [replies]
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
-        """Run ``scripts/<name>.lua``. A server that does not know it yet gets its text, within the deadline."""
-        script, until = lua_script(name), self._until()
-        tail = (len(keys), *keys, *args)
-        reply = (await self._exchange([("EVALSHA", script.sha, *tail)], until))[0]
-        if isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT":
-            reply = (await self._exchange([("EVAL", script.text, *tail)], until))[0]
-        return self._good(reply)
+        reply: Reply = await self.script_nowait(name, keys, args)
+        return reply
 
-    async def listen(self, channel: str) -> AsyncGenerator[None, None]:
-        """Yields once when subscribed and once for each message, on a connection of its own. Ends by raising
-        StoreUnavailable; the breaker is not concerned."""
-        connection = None
-        try:
-            async with asyncio.timeout(self._settings.connect_deadline_s):
-                connection = await open_connection(self._address, self._credentials())
-                await connection.send_command("SUBSCRIBE", channel)
-            pinged = False
-            while True:
-                reply = await connection.read_response(timeout=_QUIET_S)
-                if reply is None:
-                    if pinged:
-                        raise TimeoutError
-                    await connection.send_command("PING", check_health=False)
-                pinged = reply is None
-                if reply is not None and reply[0] in (b"subscribe", b"message"):
-                    yield
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(self.server, reason_of(error)) from None
-        finally:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
+    def script_nowait(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+        script = lua_script(name)
+        head = script_head(script.sha, len(keys), len(args))
+        return self._submit(head + pack_arguments((*keys, *args)), script=(script.text, keys, args))
+
+    def listen(self, channel: str) -> AsyncGenerator[None, None]:
+        return listen(self.server, self._dialler, channel, self._settings.connect_deadline_s)
 
     async def aclose(self) -> None:
-        """Close the connection; calls under way fail."""
         self._closed = True
-        tasks = [task for task in (self._prober, self._dialling) if task is not None] + list(self._retired)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        calls, self._waiting = self._waiting, []
-        if self._link is not None:
-            link, self._link = self._link, None
-            calls += link.take_unanswered()
-            await link.aclose()
-        self._fail(calls, "the transport was closed")
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+        for lane in self._lanes():
+            self._fail(await lane.aclose(), _CLOSED)
 
     # --- one call -----------------------------------------------------------------------------------------
 
-    def _until(self) -> float:
-        return asyncio.get_running_loop().time() + self._settings.deadline_s
+    def _submit(
+        self, packed: bytes, wanted: int = 1, *, script: Resend | None = None, bulk: bool = False
+    ) -> asyncio.Future[Any]:
+        if not self._breaker.closed or self._closed:
+            raise StoreUnavailable(self.server, _CLOSED if self._closed else self._breaker.reason)
+        lane = self._bulk_lane() if bulk or len(packed) >= self._bulk_bytes else self._lane
+        if lane.waiting >= self._settings.max_waiting or lane.queued_bytes > self._settings.max_queued_bytes:
+            self._shed()
+        loop = asyncio.get_running_loop()
+        call = Call(packed, wanted, loop.create_future(), loop.time() + self._settings.deadline_s, script)
+        lane.send(call)
+        return call.answer
 
-    async def _exchange(self, commands: Sequence[Command], until: float) -> list[Reply]:
-        self._refuse_if_useless()
-        call = self._new_call(commands)
-        watch = _Watch(self, call, until)
-        try:
-            self._send(call)
-            replies = await call.answer
-        finally:
-            watch.end()
-        self._judge(replies)
-        return replies
+    def _shed(self) -> None:
+        """Refuse the one call that is too much. The others are not to suffer, and a server that hangs is found
+        out by the deadline of the first of them."""
+        self._log_once(_TOO_MANY, "%s store: %s, more are refused")
+        raise StoreUnavailable(self.server, _TOO_MANY)
 
-    def _refuse_if_useless(self) -> None:
-        if self._closed:
-            raise StoreUnavailable(self.server, "the transport was closed")
-        if not self._breaker.closed:
-            raise StoreUnavailable(self.server, self._breaker.reason)
-        if len(self._waiting) + (self._link.unanswered if self._link else 0) >= self._settings.max_waiting:
-            self._failed("too many calls are waiting")
-            raise StoreUnavailable(self.server, "too many calls are waiting")
+    def _bulk_lane(self) -> Lane:
+        if self._settings.bulk_bytes is None:
+            return self._lane
+        if self._bulk is None:
+            self._bulk = self._new_lane()
+        return self._bulk
 
-    def _new_call(self, commands: Sequence[Command]) -> Call:
-        return Call(pack(commands), len(commands), asyncio.get_running_loop().create_future())
+    def _new_lane(self) -> Lane:
+        settings = self._settings
+        return Lane(self, self._dialler, settings.deadline_s, settings.connect_deadline_s)
 
-    def _send(self, call: Call) -> None:
-        if self._link is not None:
-            self._link.send(call)
-            return
-        self._waiting.append(call)
-        if self._dialling is None:
-            self._dialling = asyncio.create_task(self._dial())
+    def _lanes(self) -> tuple[Lane, ...]:
+        return (self._lane,) if self._bulk is None else (self._lane, self._bulk)
 
-    def heard_since(self, moment: float) -> bool:
-        """Whether the server answered anything on this connection after ``moment`` of the event loop."""
-        return self._link is not None and self._link.heard_at > moment
+    # --- what lanes tell ----------------------------------------------------------------------------------
 
-    def expire(self, call: Call) -> None:
-        """Its deadline is over: the server is away."""
-        reason = f"no answer within {self.deadline_s * 1000:.0f} ms"
-        self._fail([call], reason)
-        self._failed(reason)
+    def answered(self) -> None:
+        if not self._suspect:
+            self._breaker.succeeded()
+        self._suspect = False
 
-    def _judge(self, replies: Sequence[Reply]) -> None:
-        for reply in replies:
-            if isinstance(reply, ErrorReply) and reply.whole_server:
-                self._failed(reply.reason)
-                return
-        self._breaker.succeeded()
+    def refused(self, lane: Lane, call: Call, reply: ErrorReply) -> None:
+        """An answer which says that nothing was done may be followed by a second try, the others not."""
+        if reply.code == "NOSCRIPT" and call.script is not None:
+            text, keys, args = call.script
+            call.packed = pack(("EVAL", text, len(keys), *keys, *args))
+            call.script = None
+            lane.send(call)
+        elif reply.code == "NOAUTH" and call.wanted == 1 and not call.again:
+            call.again = True
+            lane.renew()
+            lane.send(call)
+        elif reply.where:
+            self._settle(call, Redirected(self.server, reply.reason, reply.where, asking=reply.code == "ASK"))
+        else:
+            self._settle(call, StoreUnavailable(self.server, reply.reason))
+            self._judge(reply)
 
-    def _good(self, reply: Reply) -> Reply:
-        if not isinstance(reply, ErrorReply):
-            return reply
-        now = time.monotonic()
-        if not reply.whole_server and now - self._told.get(reply.reason, float("-inf")) > _REPEAT_S:
-            self._told[reply.reason] = now
-            _log.warning("%s store: %s to a command", self.server, reply.reason)
-        raise StoreUnavailable(self.server, reply.reason)
-
-    # --- the connection -----------------------------------------------------------------------------------
-
-    async def _dial(self) -> None:
-        try:
-            async with asyncio.timeout(self._settings.connect_deadline_s):
-                connection = await open_connection(self._address, self._credentials())
-        except (RedisError, OSError) as error:
-            self._dialling = None
-            self._failed(reason_of(error))
-            return
-        self._dialling = None
-        self._link = Link(connection, self._lost)
-        calls, self._waiting = self._waiting, []
-        for call in calls:
-            if not call.answer.done():
-                self._link.send(call)
-
-    def _lost(self, link: Link, reason: str, calls: list[Call]) -> None:
-        """A server that closes an idle connection has done nothing wrong: the next call opens another."""
-        if link is self._link:
-            self._link = None
+    def failed(self, lane: Lane, calls: list[Call], reason: str, *, away: bool) -> None:
         self._fail(calls, reason)
-        if calls:
+        if away:
             self._failed(reason)
 
+    def _judge(self, reply: ErrorReply) -> None:
+        """What an error says about the server."""
+        if reply.whole_server or (reply.code == "READONLY" and self._sentinel):
+            self._suspect = True
+            self._failed(reply.reason)
+            return
+        self._log_once(reply.reason, "%s store: %s to a command")
+        if reply.code == "READONLY" and time.monotonic() - self._renewed_at > _RENEW_S:
+            self._renewed_at = time.monotonic()
+            for lane in self._lanes():
+                lane.renew()
+
     def _failed(self, reason: str) -> None:
-        """Give up the connection with everything on it, count the failure, look for the server if it is away."""
+        """Count the failure. If the server is away now, give up everything and look for it."""
         self._breaker.failed(reason)
-        calls, self._waiting = self._waiting, []
-        if self._link is not None:
-            link, self._link = self._link, None
-            calls += link.take_unanswered()
-            self._retire(link)
-        self._fail(calls, reason)
-        if not self._breaker.closed and self._prober is None and not self._closed:
-            self._prober = asyncio.create_task(self._probe_until_back())
+        if self._breaker.closed or self._closed:
+            return
+        for lane in self._lanes():
+            self._fail(lane.drop(), reason)
+        if self._prober is None:
+            self._prober = asyncio.get_running_loop().create_task(self._probe_until_back())
 
-    def _retire(self, link: Link) -> None:
-        task = asyncio.create_task(link.aclose())
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
-
-    def _fail(self, calls: Sequence[Call], reason: str) -> None:
+    def _fail(self, calls: Iterable[Call], reason: str) -> None:
         for call in calls:
-            if not call.answer.done():
-                call.answer.set_exception(StoreUnavailable(self.server, reason))
+            self._settle(call, StoreUnavailable(self.server, reason))
+
+    def _settle(self, call: Call, error: StoreUnavailable) -> None:
+        if not call.answer.done():
+            call.answer.set_exception(error)
+
+    def _log_once(self, reason: str, message: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(reason, float("-inf")) > _REPEAT_S:
+            self._told[reason] = now
+            _log.warning(message, self.server, reason)
+
+    # --- looking for the server ---------------------------------------------------------------------------
 
     async def _probe_until_back(self) -> None:
         while not self._breaker.closed:
@@ -271,49 +226,15 @@ class RedisTransport:
         self._prober = None
 
     async def _probe(self) -> None:
-        call = self._new_call([("PING",)])
-        self._send(call)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.connect_deadline_s
+        call = Call(pack(("PING",)), 1, loop.create_future(), until)
+        self._lane.send(call)
         with suppress(StoreUnavailable):
-            try:
-                async with asyncio.timeout(self._settings.connect_deadline_s):
-                    self._judge(await call.answer)
-            except TimeoutError:
-                self._failed("no answer to a PING")
+            await call.answer
 
     def _tell(self, change: Change) -> None:
         if change.available:
             _log.info("%s store: available again after %.1f s", self.server, change.away_s)
         else:
             _log.warning("%s store: unavailable (%s)", self.server, change.reason)
-
-
-class _Watch:
-    """The timer of one call. It ends the call when its time is over, and not when something else was to blame:
-    a blocked event loop, or the queue in front of it.
-    """
-
-    __slots__ = ("_call", "_last", "_loop", "_timer", "_transport")
-
-    def __init__(self, transport: RedisTransport, call: Call, until: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._transport = transport
-        self._call = call
-        self._last = until + (_QUEUE_DEADLINES - 1) * transport.deadline_s
-        self._timer = self._loop.call_at(until, self._over, until)
-
-    def end(self) -> None:
-        self._timer.cancel()
-
-    def _over(self, until: float) -> None:
-        if self._call.answer.done():
-            return
-        now = self._loop.time()
-        if now - until > _LATE_S:
-            self._again(now + _GRACE_S)
-        elif now < self._last and self._transport.heard_since(now - self._transport.deadline_s):
-            self._again(min(now + self._transport.deadline_s, self._last))
-        else:
-            self._transport.expire(self._call)
-
-    def _again(self, until: float) -> None:
-        self._timer = self._loop.call_at(until, self._over, until)

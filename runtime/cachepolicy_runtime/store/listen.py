@@ -1,0 +1,103 @@
+"""A subscription: a connection that only listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from cachepolicy_runtime.store.dial import Dialler
+from cachepolicy_runtime.store.endpoint import Credentials
+from cachepolicy_runtime.store.errors import StoreUnavailable
+from cachepolicy_runtime.store.failures import ErrorReply, Refused, reason_of
+from cachepolicy_runtime.store.link import Link
+from cachepolicy_runtime.store.wire import Reply, pack
+
+#: Seconds of silence after which a subscription asks whether the server is still there.
+QUIET_S = 5.0
+#: Messages that nobody has looked at yet; they are all the same wake-up.
+_WAITING = 16
+
+
+class Subscription(Link):
+    """Every reply after the handshake is a message; None tells the end."""
+
+    def __init__(self, login: Credentials) -> None:
+        super().__init__(login)
+        self._messages: asyncio.Queue[Reply] = asyncio.Queue()
+        self._listening = False
+
+    def subscribe(self, channel: str) -> None:
+        self._listening = True
+        self._say(b"SUBSCRIBE", channel)
+
+    def ping(self) -> None:
+        self._say(b"PING")
+
+    async def message(self) -> Reply:
+        """The next one; None when the connection is gone."""
+        return await self._messages.get()
+
+    def _say(self, *command: bytes | str) -> None:
+        if self._transport is not None:
+            self._transport.write(pack(command))
+
+    def _deal(self, replies: list[Reply]) -> None:
+        if not self._listening:
+            super()._deal(replies)
+            return
+        for reply in replies:
+            if self._messages.qsize() < _WAITING:
+                self._messages.put_nowait(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._messages.put_nowait(None)
+
+
+async def listen(
+    server: str, dialler: Dialler, channel: str, connect_s: float, quiet_s: float = QUIET_S
+) -> AsyncGenerator[None, None]:
+    """Yields once when subscribed and once for each message. Ends by raising StoreUnavailable."""
+    link: Subscription | None = None
+    try:
+        async with asyncio.timeout(connect_s):
+            link = await dialler.open(Subscription)
+            link.subscribe(channel)
+            first = await link.message()
+        _subscribed(first)
+        yield
+        async for _ in _messages(link, quiet_s):
+            yield
+    except (OSError, ValueError, Refused) as error:
+        raise StoreUnavailable(server, reason_of(error)) from None
+    finally:
+        if link is not None:
+            link.drop()
+
+
+def _subscribed(first: Reply) -> None:
+    if isinstance(first, ErrorReply):
+        raise Refused(first.reason)
+    if first is None:
+        raise ConnectionResetError
+
+
+async def _messages(link: Subscription, quiet_s: float) -> AsyncGenerator[None, None]:
+    """Raises ``ConnectionResetError`` when the connection is lost, ``TimeoutError`` where the server is silent
+    when asked."""
+    asked = False
+    while True:
+        try:
+            async with asyncio.timeout(quiet_s):
+                reply = await link.message()
+        except TimeoutError:
+            if asked:
+                raise
+            link.ping()
+            asked = True
+            continue
+        if reply is None:
+            raise ConnectionResetError
+        asked = False
+        if isinstance(reply, list) and reply[:1] == [b"message"]:
+            yield
