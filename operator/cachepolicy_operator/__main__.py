@@ -7,13 +7,16 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Final
 
 from cachepolicy_operator import errors, handlers, logs
+from cachepolicy_operator.acting import Acting
 from cachepolicy_operator.kinds import CACHE_POLICY
 from cachepolicy_operator.kube import Kube
+from cachepolicy_operator.lease import Leadership
 from cachepolicy_operator.metrics import Metrics
-from cachepolicy_operator.queue import Key, WorkQueue
+from cachepolicy_operator.queue import Gate, Key, WorkQueue
 from cachepolicy_operator.reconcile import Reconciler
 from cachepolicy_operator.redis_watch import RedisWatch
 from cachepolicy_operator.resync import Resync
@@ -68,17 +71,31 @@ async def run(settings: OperatorSettings) -> int:
     resync = Resync(
         kube, reconciler, queue.add, interval=settings.resync_interval, namespaces=settings.watch_namespaces
     )
-    beside = [asyncio.create_task(resync.run()), asyncio.create_task(resync.look_at_secrets())]
+    leadership = _leadership(settings, kube)
+    acting = Acting(leadership, Gate(queue.add), (resync.run, resync.look_at_secrets), metrics.leader.set)
+    lost = False
     try:
-        return await _serve(settings, queue, kube)
+        code = await _serve(settings, acting, queue, kube)
+        lost = acting.lost
+        return code
     finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        if not await queue.drain(DRAIN_SECONDS):
+        await acting.stop()
+        # What may no longer be written need not be waited for.
+        if not await queue.drain(0 if lost else DRAIN_SECONDS):
             log.warning("reconciles were cut short: they go on with the next start")
+        if leadership is not None:
+            await leadership.release()
         await watch.close()
         await kube.close()
+
+
+def _leadership(settings: OperatorSettings, kube: Kube) -> Leadership | None:
+    """The Lease of the namespace that the operator's pod is in; outside a cluster it is alone."""
+    if settings.pod_namespace is None:
+        return None
+    leadership = Leadership(kube, settings.pod_namespace, settings.pod_name, clock=time.monotonic)
+    kube.may_write = lambda: leadership.held
+    return leadership
 
 
 async def _work(reconciler: Reconciler, metrics: Metrics, key: Key) -> float | None:
@@ -87,14 +104,14 @@ async def _work(reconciler: Reconciler, metrics: Metrics, key: Key) -> float | N
         return await reconciler.reconcile(key)
 
 
-async def _serve(settings: OperatorSettings, queue: WorkQueue, kube: Kube) -> int:
-    """Watch until SIGTERM or SIGINT (0), or until kopf gives up (1)."""
+async def _serve(settings: OperatorSettings, acting: Acting, queue: WorkQueue, kube: Kube) -> int:
+    """Watch until SIGTERM or SIGINT (0), or until kopf gives up or the Lease is lost (1)."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
     def enqueue(key: Key) -> None:
-        loop.call_soon_threadsafe(queue.add, key)
+        loop.call_soon_threadsafe(acting.gate.add, key)
 
     informer = handlers.Informer(
         enqueue=enqueue,
@@ -110,16 +127,19 @@ async def _serve(settings: OperatorSettings, queue: WorkQueue, kube: Kube) -> in
     if not installed.done():
         installed.cancel()
         return 0
+    # One that waits for the Lease watches already, so that it knows everything when its turn comes.
     watching = asyncio.create_task(asyncio.to_thread(informer.run))
-    await asyncio.wait({watching, asked}, return_when=asyncio.FIRST_COMPLETED)
+    leading = acting.start()
+    await asyncio.wait({watching, asked, leading}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0 if asked.done() else 1
+    asked.cancel()
     if watching.done():
-        asked.cancel()
         log.error("the watch of the API server ended", exc_info=watching.exception())
         return 1
     log.info("the operator stops")
     informer.stop()
     await watching
-    return 0
+    return code
 
 
 async def _until_installed(kube: Kube, namespaces: tuple[str, ...]) -> None:

@@ -37,11 +37,23 @@ POD: Final = Kind("v1", "Pod", "pods")
 CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 STATEFUL_SET: Final = Kind("apps/v1", "StatefulSet", "statefulsets")
 NETWORK_POLICY: Final = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 
 KINDS: Final[Mapping[tuple[str, str], Kind]] = {
     (kind.api_version, kind.name): kind
-    for kind in (CACHE_POLICY, CONFIG_MAP, SECRET, SERVICE, POD, CLAIM, STATEFUL_SET, NETWORK_POLICY, EVENT)
+    for kind in (
+        CACHE_POLICY,
+        CONFIG_MAP,
+        SECRET,
+        SERVICE,
+        POD,
+        CLAIM,
+        STATEFUL_SET,
+        NETWORK_POLICY,
+        LEASE,
+        EVENT,
+    )
 }
 
 

@@ -24,7 +24,7 @@ from kubernetes.aio import config as kubernetes_config
 from cachepolicy.names import FIELD_MANAGER
 from cachepolicy_operator import errors
 from cachepolicy_operator.events import EventType, event
-from cachepolicy_operator.kinds import EVENT, SECRET, Kind, kind_of
+from cachepolicy_operator.kinds import EVENT, LEASE, SECRET, Kind, kind_of
 
 READ_ATTEMPTS: Final = 3
 LONGEST_PAUSE: Final = 5.0
@@ -94,6 +94,8 @@ class Kube:
         on_request: Callable[[RequestDone], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        #: Asked before each write; the Lease itself is written without asking.
+        self.may_write: Callable[[], bool] = lambda: True
         self._client = client
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=min(5.0, timeout))
         self._on_request = on_request
@@ -227,6 +229,19 @@ class Kube:
         )
         return await self._write(request)
 
+    async def create(self, obj: Json) -> Json:
+        """POST an object that must not be there yet. Raises Conflict where it is."""
+        return await self._write(
+            _Request("create", "POST", kind_of(obj), obj["metadata"]["namespace"], body=obj)
+        )
+
+    async def replace(self, obj: Json) -> Json:
+        """PUT a whole object whose `metadata.resourceVersion` must still be the stored one. Raises Conflict."""
+        metadata = obj["metadata"]
+        return await self._write(
+            _Request("replace", "PUT", kind_of(obj), metadata["namespace"], metadata["name"], body=obj)
+        )
+
     async def create_event(
         self,
         regarding: Json,
@@ -255,6 +270,8 @@ class Kube:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _write(self, request: _Request) -> Json:
+        if request.kind is not LEASE and not self.may_write():
+            raise errors.Superseded(f"{request.verb} {request.target}: another operator acts now")
         return (await self._send(request)).body
 
     async def _send(self, request: _Request) -> _Answer:

@@ -70,6 +70,9 @@ class Metrics:
             ["namespace", "policy", "role"],
             registry=registry,
         )
+        self.leader = Gauge(
+            "cachepolicy_leader", "1 while this operator acts, 0 while it waits.", registry=registry
+        )
         self.lag = Gauge(
             "cachepolicy_enforced_lag_seconds",
             "For how long Core has not enforced the policy document; 0 when it does.",

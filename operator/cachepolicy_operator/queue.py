@@ -48,6 +48,25 @@ Work = Callable[[Key], Awaitable[float | None]]
 """Works on one key. Returns the seconds after which to look again, None for "when something happens"."""
 
 
+class Gate:
+    """Keeps keys until somebody opens it; from then on they pass."""
+
+    def __init__(self, add: Callable[[Key], None]) -> None:
+        self._add = add
+        self._kept: dict[Key, None] | None = {}
+
+    def add(self, key: Key) -> None:
+        if self._kept is None:
+            self._add(key)
+        else:
+            self._kept[key] = None
+
+    def open(self) -> None:
+        kept, self._kept = self._kept or {}, None
+        for key in kept:
+            self._add(key)
+
+
 class WorkQueue:
     """See the module. ``work`` raises errors of the operator to be called again; any other exception as well."""
 

@@ -212,6 +212,21 @@ async def test_writes_are_never_repeated(bench: Bench) -> None:
     assert len(bench.api.asked) == 1
 
 
+async def test_an_operator_that_may_not_act_writes_nothing_and_reads_on(bench: Bench) -> None:
+    bench.kube.may_write = lambda: False
+    bench.api.answers += [reply(OBJECT), reply({"metadata": {"resourceVersion": "2"}})]
+    with pytest.raises(errors.Superseded, match="another operator acts now"):
+        await bench.kube.apply(OBJECT)
+    assert await bench.kube.get(CONFIG_MAP, "ns", "a") == OBJECT
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "x", "namespace": "ns", "resourceVersion": "1"},
+    }
+    await bench.kube.replace(lease)
+    assert [method for method, *_ in bench.api.asked] == ["GET", "PUT"], "the Lease alone is written"
+
+
 async def test_every_request_is_counted_with_its_code(bench: Bench) -> None:
     """By verb, kind and code; the metrics hang on this."""
     bench.api.answers = [reply(OBJECT), refusal(409)]

@@ -129,7 +129,7 @@ def test_the_operator_deployment_agrees_with_its_settings() -> None:
     assert ports == {"metrics": settings.metrics_port, "health": settings.health_port}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
     assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"  # a Lease says which one acts
     assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
