@@ -14,6 +14,7 @@ is under way keeps what it began with.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -33,6 +34,7 @@ from cachepolicy_runtime.active import Active
 from cachepolicy_runtime.asgi.endpoints import Endpoints
 from cachepolicy_runtime.asgi.types import Scope, client_ip
 from cachepolicy_runtime.caller import current
+from cachepolicy_runtime.clients.entry import Clients
 from cachepolicy_runtime.control import Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
 from cachepolicy_runtime.following import CacheViews, Following
@@ -54,7 +56,7 @@ Identify = Callable[[Scope], "Identity | Awaitable[Identity | None] | None"]
 _WHO = "cachepolicy.identity"
 
 
-class CacheRuntime:
+class CacheRuntime(Clients):
     """Sessions, rate limits and caches of this process, as the policy says.
 
     ``responses`` and ``embeddings`` are the caches, ``sessions``, ``limiter`` and ``control`` what the middleware
@@ -117,6 +119,7 @@ class CacheRuntime:
 
         To be given to an application as its lifespan, or entered in another one (``async with``). Once only.
         """
+        self.loop = asyncio.get_running_loop()
         self._secret()  # says at the start whether the caches are shared
         self.control.applied(self._active.reading)
         await self.control.start()
@@ -125,6 +128,7 @@ class CacheRuntime:
         try:
             yield
         finally:
+            self.loop = None
             await self.control.stop()
             await self._following.aclose()
 

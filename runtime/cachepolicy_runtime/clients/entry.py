@@ -1,0 +1,149 @@
+"""What a :class:`~cachepolicy_runtime.runtime.CacheRuntime` gives to the code of others.
+
+The libraries are imported when they are asked for, so that the runtime stands without every one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
+
+from cachepolicy.identity import Identity
+from cachepolicy_runtime.clients.bridge import LoopBridge
+
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
+    from cachepolicy_runtime.clients.exchange import Exchange
+    from cachepolicy_runtime.runtime import CacheRuntime
+
+Library = Literal["httpx2", "httpx"]
+
+
+class Clients:
+    """A part of the runtime. ``loop`` is the event loop that its lifespan runs on."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+    @overload
+    def http_client(
+        self,
+        provider: str,
+        *,
+        library: Literal["httpx2"] = "httpx2",
+        identity: Identity | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Any,
+    ) -> httpx2.AsyncClient: ...
+
+    @overload
+    def http_client(
+        self,
+        provider: str,
+        *,
+        library: Literal["httpx"],
+        identity: Identity | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        **options: Any,
+    ) -> httpx.AsyncClient: ...
+
+    def http_client(
+        self,
+        provider: str,
+        *,
+        library: Library = "httpx2",
+        identity: Identity | None = None,
+        transport: Any = None,
+        **options: Any,
+    ) -> httpx2.AsyncClient | httpx.AsyncClient:
+        """An ``AsyncClient`` to give to an SDK: ``AsyncOpenAI(http_client=runtime.http_client("openai"))``.
+
+        Answers and embeddings are cached, coalesced and limited by the policy, for whoever the running code works
+        for (:meth:`CacheRuntime.caller`), or always for ``identity``. For nobody nothing is cached. ``provider``
+        is the name that the policy knows it by. ``transport`` sends in place of the network's; the other options
+        are those of the client.
+        """
+        if library == "httpx":
+            from cachepolicy_runtime.clients import httpx as older
+
+            return older.client(self._exchange(provider, identity), transport, options)
+        from cachepolicy_runtime.clients import httpx2 as current
+
+        return current.client(self._exchange(provider, identity), transport, options)
+
+    @overload
+    def thread_client(
+        self,
+        provider: str,
+        *,
+        library: Literal["httpx2"] = "httpx2",
+        identity: Identity | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Any,
+    ) -> httpx2.Client: ...
+
+    @overload
+    def thread_client(
+        self,
+        provider: str,
+        *,
+        library: Literal["httpx"],
+        identity: Identity | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        **options: Any,
+    ) -> httpx.Client: ...
+
+    def thread_client(
+        self,
+        provider: str,
+        *,
+        library: Library = "httpx2",
+        identity: Identity | None = None,
+        transport: Any = None,
+        **options: Any,
+    ) -> httpx2.Client | httpx.Client:
+        """As :meth:`http_client`, for synchronous code that runs in threads beside the event loop, such as
+        FastAPI's ``def`` endpoints: ``OpenAI(http_client=runtime.thread_client("openai"))``.
+
+        The loop of the runtime's lifespan does the work, so it must run, and calls from that loop itself raise
+        :class:`~cachepolicy_runtime.clients.bridge.NotRunningError`.
+        """
+        if library == "httpx":
+            from cachepolicy_runtime.clients import httpx as older
+
+            return older.thread_client(self._exchange(provider, identity), self.bridge, transport, options)
+        from cachepolicy_runtime.clients import httpx2 as current
+
+        return current.thread_client(self._exchange(provider, identity), self.bridge, transport, options)
+
+    @overload
+    def transport(
+        self, provider: str, inner: httpx2.AsyncBaseTransport, *, identity: Identity | None = None
+    ) -> httpx2.AsyncBaseTransport: ...
+
+    @overload
+    def transport(
+        self, provider: str, inner: httpx.AsyncBaseTransport, *, identity: Identity | None = None
+    ) -> httpx.AsyncBaseTransport: ...
+
+    def transport(self, provider: str, inner: Any, *, identity: Identity | None = None) -> Any:
+        """``inner``, the transport of either library, behind the caches and limits; see :meth:`http_client`."""
+        exchange = self._exchange(provider, identity)
+        if any(part.__module__.partition(".")[0] == "httpx" for part in type(inner).__mro__):
+            from cachepolicy_runtime.clients import httpx as older
+
+            return older.CachingTransport(exchange, inner)
+        from cachepolicy_runtime.clients import httpx2 as current
+
+        return current.CachingTransport(exchange, inner)
+
+    @property
+    def bridge(self) -> LoopBridge:
+        """For code in threads."""
+        return LoopBridge(lambda: self.loop)
+
+    def _exchange(self, provider: str, identity: Identity | None) -> Exchange:
+        from cachepolicy_runtime.clients.exchange import Exchange
+
+        return Exchange(cast("CacheRuntime", self), provider, identity)
