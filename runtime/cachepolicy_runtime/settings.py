@@ -10,6 +10,12 @@ REDIS_DB, REDIS_SSL             REDIS_SSL is true or false
 REDIS_USERNAME,                 a login for every server above whose URL holds none; the file is read again at
 REDIS_PASSWORD or               every connect
 REDIS_PASSWORD_FILE
+REDIS_SENTINEL_USERNAME,        a login for the Sentinels of redis+sentinel:// URLs, which otherwise need none
+REDIS_SENTINEL_PASSWORD or
+REDIS_SENTINEL_PASSWORD_FILE
+REDIS_TLS_CA_FILE               authorities to believe instead of those of the system, for rediss:// URLs
+REDIS_TLS_CERT_FILE,            certificate and key to show to the servers; all three are read again at every
+REDIS_TLS_KEY_FILE              connect
 CACHEPOLICY_KEY_PREFIX          what all keys begin with where no document says so (default ``local/core``)
 CACHEPOLICY_DEADLINE_MS         longest time that a call to Redis may take (default 100)
 POD_NAME                        name of this replica in acknowledgements (default: the host's name)
@@ -24,11 +30,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cachepolicy.keys import KeyLayout
 from cachepolicy_runtime.store.endpoint import (
+    NO_LOGIN,
     Address,
     Credentials,
     CredentialSource,
@@ -37,6 +44,7 @@ from cachepolicy_runtime.store.endpoint import (
     parse_url,
     read_secret,
 )
+from cachepolicy_runtime.store.tls import TlsFiles
 
 DEFAULT_PREFIX = "local/core"
 _DEFAULT_DEADLINE_MS = 100
@@ -48,10 +56,12 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """A server and where its login comes from."""
+    """A server, and where its login, its Sentinels' login and the certificates come from."""
 
     address: Address
     credentials: CredentialSource
+    sentinel_credentials: CredentialSource = NO_LOGIN
+    tls: TlsFiles = field(default_factory=TlsFiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class RuntimeSettings:
     """Everything that the runtime takes from its environment.
 
     ``state`` and ``cache`` are the servers that the environment names; without either, and without
-    ``policy_dir``, the runtime works in memory.
+    ``policy_dir``, the runtime works in memory. ``tls`` is None where no variable names a file.
     """
 
     policy_dir: Path | None
@@ -68,6 +78,8 @@ class RuntimeSettings:
     key_prefix: str
     deadline_s: float
     pod_name: str
+    sentinel_credentials: CredentialSource
+    tls: TlsFiles | None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> RuntimeSettings:
@@ -76,18 +88,22 @@ class RuntimeSettings:
         shared = _shared(env)
         return cls(
             policy_dir=Path(env["CACHEPOLICY_DIR"]) if "CACHEPOLICY_DIR" in env else None,
-            state=_from_url(env, "REDIS_STATE_URL") or shared,
+            state=_no_cluster(_from_url(env, "REDIS_STATE_URL") or shared),
             cache=_from_url(env, "REDIS_CACHE_URL") or shared,
             key_prefix=_key_prefix(env),
             deadline_s=_number(env, "CACHEPOLICY_DEADLINE_MS", _DEFAULT_DEADLINE_MS, 1, 60_000) / 1000,
             pod_name=_pod_name(env),
+            sentinel_credentials=_login(env, "REDIS_SENTINEL"),
+            tls=_tls(env),
         )
 
     def target(self, url: str) -> RedisTarget:
-        """A server that the policy document names, with the login that is mounted beside the document."""
+        """A server that the policy document names, with the login and the certificates that are mounted beside
+        the document; variables that name certificates come first."""
         address, credentials = parse_url(url)
         source = FileCredentials(self.policy_dir) if self.policy_dir is not None else fixed(credentials)
-        return RedisTarget(address, source)
+        beside = TlsFiles.beside(self.policy_dir) if self.policy_dir is not None else TlsFiles()
+        return RedisTarget(address, source, self.sentinel_credentials, self.tls or beside)
 
 
 def _shared(env: Mapping[str, str]) -> RedisTarget | None:
@@ -101,7 +117,7 @@ def _shared(env: Mapping[str, str]) -> RedisTarget | None:
         db=_number(env, "REDIS_DB", 0, 0, 1_000_000),
         tls=_truth(env, "REDIS_SSL"),
     )
-    return RedisTarget(address, _login(env))
+    return _target(env, address, _login(env))
 
 
 def _from_url(env: Mapping[str, str], name: str) -> RedisTarget | None:
@@ -111,21 +127,47 @@ def _from_url(env: Mapping[str, str], name: str) -> RedisTarget | None:
         address, credentials = parse_url(env[name])
     except ValueError as error:
         raise SettingsError(f"{name} {error}") from None
-    return RedisTarget(address, fixed(credentials) if credentials.password else _login(env))
+    return _target(env, address, fixed(credentials) if credentials.password else _login(env))
 
 
-def _login(env: Mapping[str, str]) -> CredentialSource:
-    username = env.get("REDIS_USERNAME")
-    if "REDIS_PASSWORD_FILE" not in env:
-        return fixed(Credentials(username, env.get("REDIS_PASSWORD")))
-    if "REDIS_PASSWORD" in env:
-        raise SettingsError("REDIS_PASSWORD and REDIS_PASSWORD_FILE are both set: set only one of them")
-    path = Path(env["REDIS_PASSWORD_FILE"])
+def _target(env: Mapping[str, str], address: Address, credentials: CredentialSource) -> RedisTarget:
+    return RedisTarget(address, credentials, _login(env, "REDIS_SENTINEL"), _tls(env) or TlsFiles())
+
+
+def _no_cluster(target: RedisTarget | None) -> RedisTarget | None:
+    if target is not None and target.address.clustered:
+        raise SettingsError(
+            "REDIS_STATE_URL (or REDIS_URL without it) names a Redis Cluster, which cannot keep sessions and rate "
+            "limits: name a server or Sentinels there, and the cluster in REDIS_CACHE_URL"
+        )
+    return target
+
+
+def _login(env: Mapping[str, str], of: str = "REDIS") -> CredentialSource:
+    username = env.get(f"{of}_USERNAME")
+    file, value = f"{of}_PASSWORD_FILE", f"{of}_PASSWORD"
+    if file not in env:
+        return fixed(Credentials(username, env.get(value)))
+    if value in env:
+        raise SettingsError(f"{value} and {file} are both set: set only one of them")
+    path = Path(env[file])
     if read_secret(path) is None:
         raise SettingsError(
-            f"REDIS_PASSWORD_FILE names {path}, which cannot be read or is empty: it must hold the password"
+            f"{file} names {path}, which cannot be read or is empty: it must hold the password"
         )
     return lambda: Credentials(username, read_secret(path))
+
+
+def _tls(env: Mapping[str, str]) -> TlsFiles | None:
+    names = ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE")
+    paths = [Path(env[name]) if name in env else None for name in names]
+    for name, path in zip(names, paths, strict=True):
+        if path is not None and not path.is_file():
+            raise SettingsError(f"{name} names {path}, which is no file")
+    ca, cert, key = paths
+    if key is not None and cert is None:
+        raise SettingsError("REDIS_TLS_KEY_FILE is the key of a certificate: set REDIS_TLS_CERT_FILE too")
+    return TlsFiles(ca, cert, key) if ca or cert else None
 
 
 def _key_prefix(env: Mapping[str, str]) -> str:

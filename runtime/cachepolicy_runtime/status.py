@@ -14,7 +14,7 @@ from cachepolicy.document import PolicyDocument
 from cachepolicy.names import Role
 from cachepolicy_runtime.ratelimit import Decision, Outcome
 from cachepolicy_runtime.sessions import SessionCounts
-from cachepolicy_runtime.store.redis import RedisTransport
+from cachepolicy_runtime.store.transport import Transport
 
 MEMORY = "memory"
 
@@ -56,12 +56,12 @@ def session_stats(counts: SessionCounts) -> dict[str, int]:
     }
 
 
-def stores(transports: Mapping[Role, RedisTransport]) -> dict[str, Any]:
+def stores(transports: Mapping[Role, Transport]) -> dict[str, Any]:
     """Each role: ``up``, ``unavailable`` with the reason, or ``memory``."""
     return {str(role): _store(transports.get(role)) for role in Role}
 
 
-def _store(transport: RedisTransport | None) -> dict[str, str]:
+def _store(transport: Transport | None) -> dict[str, str]:
     if transport is None:
         return {"status": MEMORY}
     if transport.available:
@@ -70,7 +70,7 @@ def _store(transport: RedisTransport | None) -> dict[str, str]:
 
 
 def health(
-    document: PolicyDocument | None, transports: Mapping[Role, RedisTransport], other_reasons: Iterable[str]
+    document: PolicyDocument | None, transports: Mapping[Role, Transport], other_reasons: Iterable[str]
 ) -> dict[str, Any]:
     """``degraded`` is no failure: Core answers, with less. The reasons say what is missing."""
     away = [

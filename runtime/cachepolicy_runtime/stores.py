@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachepolicy.keys import KeyLayout
 from cachepolicy.names import Role
 from cachepolicy_runtime.settings import RedisTarget
+from cachepolicy_runtime.store.cluster import ClusterTransport
+from cachepolicy_runtime.store.cluster_control import ClusterControlStore
 from cachepolicy_runtime.store.memory import (
     MemoryCacheStore,
     MemoryControlStore,
@@ -16,13 +18,14 @@ from cachepolicy_runtime.store.memory import (
     MemorySessionStore,
 )
 from cachepolicy_runtime.store.port import CacheStore, ControlStore, LimitStore, SessionStore
-from cachepolicy_runtime.store.redis import RedisTransport, TransportSettings
+from cachepolicy_runtime.store.redis import RedisTransport
 from cachepolicy_runtime.store.redis_stores import (
     RedisCacheStore,
     RedisControlStore,
     RedisLimitStore,
     RedisSessionStore,
 )
+from cachepolicy_runtime.store.transport import Transport, TransportSettings
 
 
 class MemoryStores:
@@ -47,7 +50,7 @@ class Stores:
     sessions: SessionStore
     cache: CacheStore
     control: ControlStore
-    transports: Mapping[Role, RedisTransport]
+    transports: Mapping[Role, Transport]
 
     @classmethod
     def connect(
@@ -57,20 +60,44 @@ class Stores:
 
         ``deadline_s`` is the longest time that one call may take, in seconds.
         """
-        settings = TransportSettings(deadline_s=deadline_s)
-        transports = {
-            role: RedisTransport(role.value, target.address, target.credentials, settings)
-            for role, target in targets.items()
-        }
+        transports = {role: _transport(role, target, deadline_s) for role, target in targets.items()}
         state, cache = transports.get(Role.STATE), transports.get(Role.CACHE)
         control = state or cache
         return cls(
             limits=RedisLimitStore(state) if state else memory.limits,
             sessions=RedisSessionStore(state, keys) if state else memory.sessions,
             cache=RedisCacheStore(cache) if cache else memory.cache,
-            control=RedisControlStore(control, keys) if control else memory.control,
+            control=_control(control, keys) if control else memory.control,
             transports=transports,
         )
 
     async def aclose(self) -> None:
         await asyncio.gather(*(transport.aclose() for transport in self.transports.values()))
+
+
+def _transport(role: Role, target: RedisTarget, deadline_s: float) -> Transport:
+    if target.address.clustered:
+        return ClusterTransport(
+            role.value,
+            target.address,
+            target.credentials,
+            TransportSettings(deadline_s=deadline_s),
+            tls=target.tls,
+        )
+    # Sessions and limits are small: their server gets one connection.
+    settings = TransportSettings(deadline_s=deadline_s)
+    if role is Role.STATE:
+        settings = replace(settings, bulk_bytes=None)
+    return RedisTransport(
+        role.value,
+        target.address,
+        target.credentials,
+        settings,
+        tls=target.tls,
+        sentinel_credentials=target.sentinel_credentials,
+    )
+
+
+def _control(transport: Transport, keys: KeyLayout) -> ControlStore:
+    kind = ClusterControlStore if isinstance(transport, ClusterTransport) else RedisControlStore
+    return kind(transport, keys)

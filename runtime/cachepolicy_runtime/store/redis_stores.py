@@ -20,14 +20,17 @@ from cachepolicy_runtime.store.port import (
     SessionSaved,
     SessionWrite,
 )
-from cachepolicy_runtime.store.redis import RedisTransport
 from cachepolicy_runtime.store.replies import blob, blob_or_none, integer, items
+from cachepolicy_runtime.store.transport import Transport
+
+#: As many vectors are an answer that others should not wait behind.
+_MANY_KEYS = 16
 
 
 class RedisLimitStore:
     """Sliding windows in hashes; see ``scripts/admit.lua``."""
 
-    def __init__(self, transport: RedisTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
@@ -46,7 +49,7 @@ class RedisLimitStore:
 class RedisSessionStore:
     """Sessions in hashes, a user's sessions in a sorted set; see ``scripts/session_*.lua``."""
 
-    def __init__(self, transport: RedisTransport, keys: KeyLayout) -> None:
+    def __init__(self, transport: Transport, keys: KeyLayout) -> None:
         self._transport = transport
         self._epoch = keys.epoch
 
@@ -84,7 +87,7 @@ class RedisSessionStore:
 class RedisCacheStore:
     """Plain strings with a time to live."""
 
-    def __init__(self, transport: RedisTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def get(self, key: str) -> bytes | None:
@@ -93,7 +96,8 @@ class RedisCacheStore:
     async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []
-        return [blob_or_none(reply) for reply in items(await self._transport.call("MGET", *keys))]
+        reply = await self._transport.call("MGET", *keys, bulk=len(keys) >= _MANY_KEYS)
+        return [blob_or_none(item) for item in items(reply)]
 
     async def put(self, key: str, value: bytes, ttl_ms: int) -> None:
         await self._transport.call("SET", key, value, "PX", ttl_ms)
@@ -109,7 +113,7 @@ class RedisCacheStore:
 class RedisControlStore:
     """The control keys, on the state server or, where there is none, on the cache server."""
 
-    def __init__(self, transport: RedisTransport, keys: KeyLayout) -> None:
+    def __init__(self, transport: Transport, keys: KeyLayout) -> None:
         self._transport = transport
         self._keys = keys
 
