@@ -316,6 +316,14 @@ REFUSED = (
         "input should be 'Enforce', 'Shadow' or 'Off'",
         'supported values: "Enforce", "Shadow", "Off"',
     ),
+    *(
+        Refused(f"embeddingCache.{field}", "float32", f"input should be {said}", "supported values: ")
+        for field, said in (
+            ("mode", "'Enforce', 'Shadow' or 'Off'"),
+            ("expireAfter", "'Write' or 'Access'"),
+            ("encoding", "'Float32' or 'Float16'"),
+        )
+    ),
     Refused("responseCache.scope", "Global", "scope: Global needs acceptCrossTenantTiming: true"),
     Refused(
         "responseCache",

@@ -22,6 +22,7 @@ RESPONSE_CACHE_MODE = "responseCache/mode"
 RESPONSE_CACHE_SCOPE = "responseCache/scope"
 RESPONSE_CACHE_TEMPERATURE = "responseCache/temperature"
 EMBEDDING_CACHE = "embeddingCache"
+EMBEDDING_CACHE_MODE = "embeddingCache/mode"
 PURGE = "purge"
 PURGE_SCOPES = "purge/scopes"
 
@@ -42,6 +43,7 @@ ALL = frozenset(
         RESPONSE_CACHE_SCOPE,
         RESPONSE_CACHE_TEMPERATURE,
         EMBEDDING_CACHE,
+        EMBEDDING_CACHE_MODE,
         PURGE,
         PURGE_SCOPES,
     }

@@ -3,12 +3,18 @@
 ::
 
     2 bytes   "CP"
-    1 byte    version, 1
-    16 bytes  seal: truncated HMAC over the entry's name and everything below
-    8 bytes   when it was stored, milliseconds since 1970 (for the Age header only)
-    8 bytes   time to live, milliseconds
-    2 + n     purge stamp it was made under, ASCII
-    2 + n     type of the payload, ASCII (a media type, or "f32")
+    1 byte    version, 2
+    16 bytes  seal: truncated HMAC-SHA256 over the entry's name and everything below
+    8 bytes   when it was stored, milliseconds since 1970 (for ages only)
+    8 bytes   time for which it is fresh, milliseconds
+    4 bytes   length of the payload before it was compressed
+    1 byte    codec of the payload: 0 as it is, 1 zlib (RFC 1950)
+    2 bytes   length of the stamp
+    2 bytes   length of the type
+    2 bytes   length of the note
+    …         purge stamp it was made under, ASCII
+    …         type of the payload, ASCII (a media type, or the format of a vector)
+    …         note: what a cache remembers beside the payload
     rest      payload
 
 Anything that cannot be read is a miss: another version, damage, a value under another entry's name, a value
@@ -17,26 +23,46 @@ made with another HMAC key.
 
 from __future__ import annotations
 
-import hmac
 import struct
-from dataclasses import dataclass
+import zlib
+from hmac import compare_digest
+from typing import NamedTuple
 
-from cachepolicy_runtime.keys import SEAL_BYTES, CacheSecret
+from cachepolicy_runtime.macs import SEAL_BYTES, CacheSecret
 
-MAGIC = b"CP\x01"
-_TIMES = struct.Struct(">QQ")
-_LENGTH = struct.Struct(">H")
+MAGIC = b"CP\x02"
+_SEALED_AT = len(MAGIC) + SEAL_BYTES
+_TIMES = struct.Struct(">QQI")
+_SHAPE = struct.Struct(">BHHH")
+_SHAPE_AT = _SEALED_AT + _TIMES.size
+_TEXTS_AT = _SHAPE_AT + _SHAPE.size
+_PLAIN, _ZLIB = 0, 1
+
+#: Payloads from this size on are compressed. Measured on answers of 8 KiB: a third of the memory is left, and a hit
+#: takes 27 µs longer, a tenth of it; below, the time goes on and the gain shrinks.
+COMPRESS_FROM = 8 * 1024
+#: The fastest level: 6 takes three to seven times as long for a tenth less.
+_LEVEL = 1
+#: Kept compressed only where that saves at least an eighth.
+_WORTH = 7 / 8
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A cached value and what a reader needs to judge it."""
+class Entry(NamedTuple):
+    """A cached value and what a reader needs to judge it.
+
+    Attributes:
+        ttl_ms: time for which it is fresh, from ``stored_at_ms`` on.
+        kind: type of the payload, ASCII.
+        payload: the value, never compressed here.
+        note: at most 65,535 bytes that the cache understands.
+    """
 
     stamp: str
     stored_at_ms: int
     ttl_ms: int
     kind: str
     payload: bytes
+    note: bytes = b""
 
     def age_s(self, now_ms: int) -> int:
         """Whole seconds since it was stored; never negative, for clocks of replicas differ."""
@@ -46,39 +72,85 @@ class Entry:
         return max(0, self.stored_at_ms + self.ttl_ms - now_ms) // 1000
 
 
-def pack(secret: CacheSecret, name: str, entry: Entry) -> bytes:
-    """The envelope of ``entry`` under the key ``name``."""
+def pack(secret: CacheSecret, name: str, entry: Entry, *, compress_from: int | None = COMPRESS_FROM) -> bytes:
+    """The envelope of ``entry`` under the key ``name``. None for ``compress_from`` leaves the payload as it is."""
+    codec, body = _PLAIN, entry.payload
+    if compress_from is not None and len(body) >= compress_from:
+        codec, body = _compressed(body)
+    stamp, kind = entry.stamp.encode("ascii"), entry.kind.encode("ascii")
     content = b"".join(
         (
-            _TIMES.pack(entry.stored_at_ms, entry.ttl_ms),
-            _text(entry.stamp),
-            _text(entry.kind),
-            entry.payload,
+            _TIMES.pack(entry.stored_at_ms, entry.ttl_ms, len(entry.payload)),
+            _SHAPE.pack(codec, len(stamp), len(kind), len(entry.note)),
+            stamp,
+            kind,
+            entry.note,
+            body,
         )
     )
-    return MAGIC + secret.seal(name, content) + content
+    return b"".join((MAGIC, secret.seal(name, content), content))
 
 
 def unpack(secret: CacheSecret, name: str, data: bytes) -> Entry | None:
     """The entry, or None where ``data`` is no envelope that was sealed for ``name``."""
-    start = len(MAGIC) + SEAL_BYTES
-    content = data[start:]
-    if not data.startswith(MAGIC) or not hmac.compare_digest(
-        data[len(MAGIC) : start], secret.seal(name, content)
-    ):
+    if not data.startswith(MAGIC) or not _sealed(secret, name, data):
         return None
-    stored_at_ms, ttl_ms = _TIMES.unpack_from(content)
-    stamp, position = _read_text(content, _TIMES.size)
-    kind, position = _read_text(content, position)
-    return Entry(stamp, stored_at_ms, ttl_ms, kind, content[position:])
+    try:
+        stored_at_ms, ttl_ms, size = _TIMES.unpack_from(data, _SEALED_AT)
+        codec, stamp_length, kind_length, note_length = _SHAPE.unpack_from(data, _SHAPE_AT)
+        kind_at = _TEXTS_AT + stamp_length
+        note_at = kind_at + kind_length
+        payload_at = note_at + note_length
+        payload = _plain(codec, data[payload_at:], size)
+        stamp, kind = data[_TEXTS_AT:kind_at].decode("ascii"), data[kind_at:note_at].decode("ascii")
+    except (struct.error, UnicodeDecodeError, zlib.error):
+        return None
+    if payload is None:
+        return None
+    return Entry(stamp, stored_at_ms, ttl_ms, kind, payload, data[note_at:payload_at])
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode("ascii")
-    return _LENGTH.pack(len(encoded)) + encoded
+class Opener:
+    """Opens many envelopes of one stamp and one type that have no note and were not compressed.
+
+    A third of the time of :func:`unpack`: what all of them must have in common is compared as one piece, and
+    before the seal, which costs most.
+    """
+
+    __slots__ = ("_common", "_payload_at", "_secret")
+
+    def __init__(self, secret: CacheSecret, stamp: str, kind: str) -> None:
+        self._secret = secret
+        self._common = (
+            _SHAPE.pack(_PLAIN, len(stamp), len(kind), 0) + stamp.encode("ascii") + kind.encode("ascii")
+        )
+        self._payload_at = _SHAPE_AT + len(self._common)
+
+    def payload(self, name: str, data: bytes) -> bytes | None:
+        """The payload; None where :func:`unpack` finds no entry or one of another stamp or type."""
+        alike = data.startswith(self._common, _SHAPE_AT) and data.startswith(MAGIC)
+        return data[self._payload_at :] if alike and _sealed(self._secret, name, data) else None
 
 
-def _read_text(content: bytes, position: int) -> tuple[str, int]:
-    (length,) = _LENGTH.unpack_from(content, position)
-    start = position + _LENGTH.size
-    return content[start : start + length].decode("ascii"), start + length
+def expiry_of(data: bytes) -> tuple[int, int]:
+    """``stored_at_ms`` and ``ttl_ms`` of an envelope that was opened."""
+    stored_at_ms, ttl_ms, _ = _TIMES.unpack_from(data, _SEALED_AT)
+    return stored_at_ms, ttl_ms
+
+
+def _sealed(secret: CacheSecret, name: str, data: bytes) -> bool:
+    return compare_digest(data[len(MAGIC) : _SEALED_AT], secret.seal(name, memoryview(data)[_SEALED_AT:]))
+
+
+def _compressed(payload: bytes) -> tuple[int, bytes]:
+    body = zlib.compress(payload, _LEVEL)
+    return (_ZLIB, body) if len(body) <= len(payload) * _WORTH else (_PLAIN, payload)
+
+
+def _plain(codec: int, body: bytes, size: int) -> bytes | None:
+    """The payload of the length that it was stored with; never makes more bytes than that."""
+    if codec == _ZLIB:
+        body = zlib.decompressobj().decompress(body, size + 1)
+    elif codec != _PLAIN:
+        return None
+    return body if len(body) == size else None
