@@ -1,4 +1,5 @@
-"""Bearer-key authentication of the reference Core.
+"""Who calls the reference Core: by ``Authorization: Bearer``, as OpenAI's clients send a key, or by ``x-api-key``, as
+Anthropic's do.
 
 The file holds who owns which key, and no key: ``{"<sha256 of the key, hex>": {"tenant": "acme", "user": "alice"}}``
 (``user`` may be absent). It is read again when it changes.
@@ -17,7 +18,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cachepolicy.identity import Identity
-from cachepolicy_runtime.asgi.types import Scope, bearer
+from cachepolicy_runtime.asgi.types import Scope, bearer, header
 from cachepolicy_runtime.secrets import WatchedFile
 
 _log = logging.getLogger("cachepolicy.apikeys")
@@ -64,9 +65,9 @@ class ApiKeys:
         return keys
 
     def identify(self, scope: Scope) -> Identity | None:
-        """The owner of the request's bearer key; None without one or with one that nobody knows."""
-        presented = bearer(scope)
-        if presented is None:
+        """The owner of the request's key; None without one or with one that nobody knows."""
+        presented = bearer(scope) or header(scope, b"x-api-key")
+        if not presented:
             return None
         self._follow()
         digest = hashlib.sha256(presented).hexdigest().encode()

@@ -363,7 +363,7 @@ async def test_only_what_there_is_is_answered(site: Site) -> None:
     async with site.replicas(1) as (core,):
         nothing = await core.http.get("/cache/flush")
         wrong = await core.http.get("/cache/clear")
-        elsewhere = await core.http.get("/v1/models", headers=bearer("alice"))
+        elsewhere = await core.http.get("/v1/nothing", headers=bearer("alice"))
     assert (nothing.status_code, wrong.status_code, wrong.headers["allow"]) == (404, 405, "POST")
     assert nothing.headers["content-type"] == "application/problem+json"
     assert elsewhere.json()["error"]["message"] == "Not Found"

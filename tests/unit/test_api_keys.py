@@ -58,6 +58,14 @@ def test_anything_else_is_nobody(path: Path, authorization: str | None) -> None:
     assert ApiKeys.from_path(str(path)).identify(scope(authorization)) is None
 
 
+def test_anthropics_clients_send_the_key_in_a_header_of_its_own(path: Path) -> None:
+    """A bearer key goes before it, whether it is valid or not."""
+    keys = ApiKeys.from_path(str(path))
+    both = scope("Bearer other", **{"x-api-key": "alice-key"})
+    assert keys.identify(scope(None, **{"x-api-key": "alice-key"})) is not None
+    assert keys.identify(both) is keys.identify(scope(None, **{"x-api-key": "other"})) is None
+
+
 def test_no_header_chooses_a_tenant(path: Path) -> None:
     """Only the key does."""
     keys = ApiKeys.from_path(str(path))

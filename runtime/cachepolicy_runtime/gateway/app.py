@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 from fastapi import FastAPI, Response
@@ -13,13 +13,14 @@ from cachepolicy_runtime.apikeys import ApiKeys
 from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
 from cachepolicy_runtime.asgi.sessions import SessionMiddleware
 from cachepolicy_runtime.asgi.types import App, Message, Receive, Scope, Send
-from cachepolicy_runtime.gateway.chat import CHAT, Chat
 from cachepolicy_runtime.gateway.embeddings import EMBEDDINGS, EmbeddingRoute
 from cachepolicy_runtime.gateway.errors import shape_errors
+from cachepolicy_runtime.gateway.generation import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Generation
+from cachepolicy_runtime.gateway.passing import COUNT_TOKENS, MODELS, Models, posted
 from cachepolicy_runtime.gateway.responding import json_response
 from cachepolicy_runtime.gateway.sessions import SESSION, SessionRoutes
 from cachepolicy_runtime.runtime import CacheRuntime
-from cachepolicy_runtime.upstream import Upstream
+from cachepolicy_runtime.upstream import Upstream, anthropic_from_env, openai_from_env
 
 #: No limit applies to probes, nor to the health that they may look at.
 PROBES = ("/healthz", "/readyz", "/cache/health")
@@ -33,18 +34,27 @@ def create_app(
     ``transport`` reaches the provider otherwise than by the network (for tests).
     """
     keys = ApiKeys.from_path(environ.get("CACHEPOLICY_API_KEYS_FILE"))
-    upstream = Upstream.from_env(environ, transport)
+    openai, anthropic = upstreams = (
+        openai_from_env(environ, transport),
+        anthropic_from_env(environ, transport),
+    )
+    if not any(upstreams):
+        raise ValueError(
+            "set CACHEPOLICY_UPSTREAM_URL or CACHEPOLICY_ANTHROPIC_URL: there is no provider to ask"
+        )
     runtime = CacheRuntime.from_env(identify=keys.identify, environ=environ)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with upstream, runtime.lifespan(app):
+        async with AsyncExitStack() as stack:
+            for upstream in filter(None, upstreams):
+                await stack.enter_async_context(upstream)
+            await stack.enter_async_context(runtime.lifespan(app))
             yield
 
     app = FastAPI(title="Core", lifespan=lifespan, openapi_url=None)
     app.state.runtime = runtime
-    provider = environ.get("CACHEPOLICY_PROVIDER") or "openai"
-    for method, path, answer in _routes(runtime, upstream, provider):
+    for method, path, answer in _routes(runtime, openai, anthropic):
         app.add_api_route(path, answer, methods=[method], response_model=None)
     app.mount("/cache", runtime.endpoints())
     shape_errors(app)
@@ -55,21 +65,25 @@ def create_app(
     return app
 
 
-def _routes(
-    runtime: CacheRuntime, upstream: Upstream, provider: str
-) -> list[tuple[str, str, Callable[..., Awaitable[Response]]]]:
-    chat = Chat(runtime, upstream, provider)
-    embeddings = EmbeddingRoute(runtime, upstream, provider)
+Route = tuple[str, str, Callable[..., Awaitable[Response]]]
+
+
+def _routes(runtime: CacheRuntime, openai: Upstream | None, anthropic: Upstream | None) -> Iterator[Route]:
+    """Method, path and handler. The paths of a provider that is not configured are not there."""
+    if openai is not None:
+        for path in (CHAT, COMPLETIONS, RESPONSES):
+            yield "POST", path, Generation(runtime, openai, path).answer
+        yield "POST", EMBEDDINGS, EmbeddingRoute(runtime, openai).answer
+    if anthropic is not None:
+        yield "POST", MESSAGES, Generation(runtime, anthropic, MESSAGES).answer
+        yield "POST", COUNT_TOKENS, posted(runtime, anthropic, COUNT_TOKENS)
+    yield "GET", MODELS, Models(runtime, openai, anthropic).answer
     sessions = SessionRoutes(runtime)
-    return [
-        ("POST", CHAT, chat.answer),
-        ("POST", EMBEDDINGS, embeddings.answer),
-        ("GET", SESSION, sessions.read),
-        ("PUT", SESSION, sessions.write),
-        ("DELETE", SESSION, sessions.end),
-        ("GET", "/healthz", _alive),
-        ("GET", "/readyz", _alive),
-    ]
+    yield "GET", SESSION, sessions.read
+    yield "PUT", SESSION, sessions.write
+    yield "DELETE", SESSION, sessions.end
+    for path in ("/healthz", "/readyz"):
+        yield "GET", path, _alive
 
 
 async def _alive() -> Response:

@@ -14,7 +14,7 @@ from cachepolicy_runtime.caching import CACHE_NAME
 from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, IndexedVector
 from cachepolicy_runtime.gateway.asking import caller, json_object, named_model
 from cachepolicy_runtime.gateway.responding import json_response, outcome_response
-from cachepolicy_runtime.keys import NotCanonicalError, canonical_json
+from cachepolicy_runtime.keys import NotCanonicalError, UpstreamRequest, canonical_json
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.upstream import Upstream
@@ -34,18 +34,17 @@ class _ProviderRefusedError(Exception):
 
 
 class EmbeddingRoute:
-    def __init__(self, runtime: CacheRuntime, upstream: Upstream, provider: str) -> None:
+    def __init__(self, runtime: CacheRuntime, upstream: Upstream) -> None:
         self._runtime = runtime
         self._embeddings = runtime.embeddings
         self._upstream = upstream
-        self._provider = provider
 
     async def answer(self, request: Request) -> Response:
         who, body = await caller(self._runtime, request), await json_object(request)
         model, texts = named_model(body), _texts(body.get("input"))
         other = _other_settings(body)
         if texts is None or other is None:
-            answer = await self._upstream.post(EMBEDDINGS, body)
+            answer = await self._upstream.post(UpstreamRequest(self._upstream.url(EMBEDDINGS), body))
             return outcome_response(Outcome(answer, False, f"{CACHE_NAME}; fwd=bypass; detail=input"))
         call = _EmbedCall(self._upstream, body)
         try:
@@ -54,7 +53,7 @@ class EmbeddingRoute:
                 call,
                 model=model,
                 identity=who,
-                provider=self._provider,
+                provider=self._upstream.provider,
                 dimensions=body.get("dimensions"),
                 input_type=other or None,
             )
@@ -75,15 +74,14 @@ class _EmbedCall:
         self.prompt_tokens = 0
 
     async def __call__(self, texts: list[str]) -> Sequence[IndexedVector]:
-        answer = await self._upstream.post(
-            EMBEDDINGS, {**self._body, "input": texts, "encoding_format": "float"}
-        )
+        body = {**self._body, "input": texts, "encoding_format": "float"}
+        answer = await self._upstream.post(UpstreamRequest(self._upstream.url(EMBEDDINGS), body))
         if answer.status != 200:
             raise _ProviderRefusedError(answer)
         try:
-            body = orjson.loads(answer.body)
-            vectors = [IndexedVector(int(item["index"]), item["embedding"]) for item in body["data"]]
-            self.prompt_tokens += int((body.get("usage") or {}).get("prompt_tokens") or 0)
+            told = orjson.loads(answer.body)
+            vectors = [IndexedVector(int(item["index"]), item["embedding"]) for item in told["data"]]
+            self.prompt_tokens += int((told.get("usage") or {}).get("prompt_tokens") or 0)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise EmbeddingError("the provider's answer is not a list of embeddings") from None
         return vectors

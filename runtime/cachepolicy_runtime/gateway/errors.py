@@ -1,16 +1,35 @@
-"""Errors of the gateway in OpenAI's shape."""
+"""Errors of the gateway, in the shape of the API that is called.
+
+A refusal by a limit is a problem document (RFC 9457) to which the API's own ``error`` is added as an extension member:
+whoever reads either finds it. Anthropic's ``type`` has to be ``error``, so its documents name theirs no other way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from cachepolicy_runtime.asgi.types import Scope, header
 from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.gateway.responding import json_response
+from cachepolicy_runtime.ratelimit import Decision
+from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, problem, status_of
 from cachepolicy_runtime.upstream import UpstreamError
+
+_ANTHROPIC_PATHS = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 
 
 class RefusedError(Exception):
@@ -25,20 +44,20 @@ class RefusedError(Exception):
 def shape_errors(app: FastAPI) -> None:
     """Answer every exception of a handler the way the caller's SDK expects it."""
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)  # noqa: S101 - registered for this type
-        return _error(error.status, str(error), error.code)
+        return _error(request, error.status, str(error), error.code)
 
-    async def upstream_failed(_: Request, error: Exception) -> Response:
+    async def upstream_failed(request: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, UpstreamError) else 502
-        return _error(status, str(error), "upstream_error")
+        return _error(request, status, str(error), "upstream_error")
 
-    async def http_error(_: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
-        return _error(error.status_code, str(error.detail), headers=error.headers)
+        return _error(request, error.status_code, str(error.detail), headers=error.headers)
 
-    async def broken(_: Request, error: Exception) -> Response:
-        return _error(500, "this service failed; its log says more")
+    async def broken(request: Request, error: Exception) -> Response:
+        return _error(request, 500, "this service failed; its log says more")
 
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(UpstreamError, upstream_failed)
@@ -47,10 +66,39 @@ def shape_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, broken)
 
 
+def refusal_body(scope: Scope, decision: Decision) -> tuple[bytes, bytes]:
+    """Body and content type of an answer to a request that a limit does not let through."""
+    told = orjson.loads(problem(decision))
+    status = status_of(decision)
+    code = "rate_limit_exceeded" if status == HTTPStatus.TOO_MANY_REQUESTS else None
+    anthropic = _speaks_anthropic(scope)
+    shaped = _shaped(anthropic, status, told["detail"], code)
+    kind = "application/json" if anthropic else PROBLEM_JSON
+    return orjson.dumps({**told, **shaped}), kind.encode("ascii")
+
+
 def _error(
-    status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None
+    request: Request,
+    status: int,
+    message: str,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    content = _shaped(_speaks_anthropic(request.scope), status, message, code)
     challenge = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     return json_response(content, status, {**challenge, **(headers or {})})
+
+
+def _shaped(anthropic: bool, status: int, message: str, code: str | None) -> dict[str, Any]:
+    if anthropic:
+        kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = "rate_limit_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def _speaks_anthropic(scope: Scope) -> bool:
+    """By the path, and on paths that both APIs have by the version that Anthropic's clients name."""
+    return str(scope["path"]).startswith(_ANTHROPIC_PATHS) or header(scope, b"anthropic-version") is not None

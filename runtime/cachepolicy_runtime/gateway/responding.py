@@ -12,16 +12,17 @@ from fastapi.responses import StreamingResponse
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.types import Receive, Scope, Send
 from cachepolicy_runtime.responses import Outcome
-from cachepolicy_runtime.upstream import Stream
+from cachepolicy_runtime.streams import ByteStream
+
+#: Proxies such as nginx would otherwise collect the events.
+_UNBUFFERED = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
 
 
 class StreamedResponse(StreamingResponse):
     """Passes a stream on chunk by chunk, and closes it even if the caller goes before the first one."""
 
-    def __init__(self, stream: Stream, headers: Mapping[str, str]) -> None:
-        # Proxies such as nginx would otherwise collect the events.
-        unbuffered = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
-        super().__init__(stream.chunks(), headers={**headers, **unbuffered}, media_type=stream.content_type)
+    def __init__(self, stream: ByteStream, headers: Mapping[str, str]) -> None:
+        super().__init__(stream.chunks(), headers={**stream.headers, **headers, **_UNBUFFERED})
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,9 +36,9 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
-def outcome_response(outcome: Outcome[Answer | Stream]) -> Response:
+def outcome_response(outcome: Outcome[Answer | ByteStream]) -> Response:
     """The provider's answer or the cached one, with the headers that say which."""
     answer = outcome.answer
-    if isinstance(answer, Stream):
-        return StreamedResponse(answer, outcome.headers)
-    return Response(answer.body, answer.status, {**answer.headers, **outcome.headers})
+    if isinstance(answer, Answer):
+        return Response(answer.body, answer.status, {**answer.headers, **outcome.headers})
+    return StreamedResponse(answer, outcome.headers)
