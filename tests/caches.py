@@ -16,6 +16,7 @@ from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.store.leases import LeaseStore, MemoryLeaseStore
 from cachepolicy_runtime.store.memory import MemoryCacheStore
 from cachepolicy_runtime.store.port import CacheItem, CacheStore, StoreUnavailable
 
@@ -38,9 +39,10 @@ class Policy:
     """What a test changes between two requests; ``view`` is what a request sees of it."""
 
     store: CacheStore = field(default_factory=MemoryCacheStore)
-    fallback: CacheStore = field(default_factory=MemoryCacheStore)
+    fallback: MemoryCacheStore = field(default_factory=MemoryCacheStore)
+    leases: LeaseStore | None = None
     secret: CacheSecret = SECRET
-    responses: ResponseCache | None = field(default_factory=ResponseCache)
+    responses: ResponseCache | None = field(default_factory=lambda: ResponseCache(jitter_percent=0))
     embeddings: EmbeddingCache | None = field(default_factory=EmbeddingCache)
     stamps: dict[str, str] | None = field(default_factory=lambda: {"all": "1"})
     purge: Purge | None = None
@@ -48,11 +50,19 @@ class Policy:
     def view(self) -> CacheView:
         combined = None if self.stamps is None else CombinedStamps(self.stamps, self.purge)
 
-        def stamp_of(scope: Scope) -> str | None:
-            return None if combined is None else combined.of(scope)
+        def unknown(scope: Scope) -> None:
+            return None
 
+        leases = self.leases or MemoryLeaseStore(self.fallback)
         return CacheView(
-            LAYOUT, self.store, self.fallback, self.secret, self.responses, self.embeddings, stamp_of
+            LAYOUT,
+            self.store,
+            self.fallback,
+            self.secret,
+            self.responses,
+            self.embeddings,
+            combined.of if combined else unknown,
+            leases,
         )
 
 

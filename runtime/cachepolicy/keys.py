@@ -9,9 +9,13 @@ key                                   type    content
 ====================================  ======  =========================================================
 ``P:s:<id hash>``                     hash    one session
 ``P:su:<tenant>/<user>``              zset    keys of a user's sessions, scored by expiry (ms)
-``P:l:<limit>:<window ms>:<by>``      hash    the sub-buckets of one window of one limit
+``P:w:<limit>:<window ms>:<by>``      string  the sub-buckets of one window of one limit
+``P:g:<limit>:<window ms>:<by>``      list    the log of one window of one limit
+``P:p:<limit>:<by>``                  zset    the requests under way that one limit knows
 ``P:c:{<scope>}:r:<provider>:<d>``    string  one cached response
+``P:c:{<scope>}:r:…:<d>:<stamp>``     string  lease: which replica asks the provider for that response, for seconds
 ``P:c:{<scope>}:e:<model>:<d>``       string  one cached embedding
+``P:released``                        channel name of a lease that was given back, on the cache server
 ``P:ack``                             zset    member → server time (ms) of its last acknowledgement
 ``P:ack:<member>``                    string  its acknowledgement, JSON, for 10 s
 ``P:stamps``                          hash    purge stamps
@@ -29,6 +33,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from cachepolicy.identity import Identity
@@ -39,6 +44,7 @@ GLOBAL_SCOPE = "@"
 SLOTS = 16384
 
 
+@lru_cache(maxsize=4096)
 def encode(part: str) -> str:
     """``part`` as one unambiguous piece of a key; raises ``ValueError`` when it is empty."""
     if not part:
@@ -49,6 +55,11 @@ def encode(part: str) -> str:
 def tenant_scope(tenant: str) -> str:
     """The hash tag of everything cached for one tenant."""
     return encode(tenant)
+
+
+def user_scope(tenant: str, user: str) -> str:
+    """The hash tag of what is cached for one user alone. ``/`` is never left in an encoded part."""
+    return f"{encode(tenant)}/{encode(user)}"
 
 
 def by_value(kind: str, value: str) -> str:
@@ -82,7 +93,15 @@ class KeyLayout:
 
     def limit(self, name: str, window_ms: int, by: Iterable[str]) -> str:
         """One window of one limit; ``by`` are pairs made by :func:`by_value`, in the limit's order."""
-        return f"{self.prefix}:l:{encode(name)}:{window_ms}:{'&'.join(by)}"
+        return f"{self.prefix}:w:{encode(name)}:{window_ms}:{'&'.join(by)}"
+
+    def limit_log(self, name: str, window_ms: int, by: Iterable[str]) -> str:
+        """The same for a window that remembers every request."""
+        return f"{self.prefix}:g:{encode(name)}:{window_ms}:{'&'.join(by)}"
+
+    def limit_leases(self, name: str, by: Iterable[str]) -> str:
+        """The requests that are under way, of a limit of concurrency."""
+        return f"{self.prefix}:p:{encode(name)}:{'&'.join(by)}"
 
     def response(self, scope: str, provider: str, digest: str) -> str:
         return f"{self.prefix}:c:{{{scope}}}:r:{encode(provider)}:{digest}"
@@ -112,6 +131,10 @@ class KeyLayout:
     @property
     def wake_channel(self) -> str:
         return f"{self.prefix}:wake"
+
+    @property
+    def released_channel(self) -> str:
+        return f"{self.prefix}:released"
 
 
 def slot(key: str) -> int:

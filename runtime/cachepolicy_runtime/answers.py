@@ -7,16 +7,21 @@ OpenAI completions, OpenAI responses and Anthropic messages.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from cachepolicy.response_cache import Cacheable
+from cachepolicy.response_cache import Cacheable, ToolCalls
+from cachepolicy_runtime.credential_rules import credential_in
 
 #: How the responses API says "stop".
 _COMPLETED = "completed"
+#: How an answer ends that waits for the result of a tool.
+_TOOL_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
+#: What differs between two answers that say the same.
+_CHANCE = frozenset({"id", "call_id", "created", "created_at", "annotations", "logprobs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,11 @@ class Answer:
             "application/json",
         )
 
+    @property
+    def failed(self) -> bool:
+        """The provider could not answer now: it is overloaded, limits us or broke."""
+        return self.status == 429 or self.status >= 500
+
 
 def refusal(answer: Answer, rules: Cacheable) -> str | None:
     """Why ``answer`` must not be stored, as a short word for ``Cache-Status``; None when it may be."""
@@ -47,88 +57,125 @@ def refusal(answer: Answer, rules: Cacheable) -> str | None:
         body = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
         return "not-json"
-    return _body_refusal(body, rules.finish_reasons) if isinstance(body, dict) else "unknown-shape"
-
-
-def _body_refusal(body: dict[str, Any], reasons: Collection[str]) -> str | None:
-    if body.get("error"):
-        return "error"
-    if isinstance(body.get("choices"), list):
-        return _choices(body, reasons)
-    if body.get("object") == "response":
-        return _response(body, reasons)
-    if body.get("type") == "message":
-        return _message(body, reasons)
-    return "unknown-shape"
-
-
-def _choices(body: dict[str, Any], reasons: Collection[str]) -> str | None:
-    if not body["choices"]:
-        return "empty"
-    for choice in body["choices"]:
-        found = _choice(choice, reasons)
-        if found:
-            return found
-    return _usage(body, "prompt_tokens", "completion_tokens")
-
-
-def _choice(choice: Any, reasons: Collection[str]) -> str | None:
-    if not isinstance(choice, dict):
+    if not isinstance(body, dict):
         return "unknown-shape"
-    if "message" not in choice:  # completions
-        return _finish(choice.get("finish_reason"), reasons) or _text(choice.get("text"))
-    message = choice["message"]
-    if not isinstance(message, dict):
+    return _Judge(rules).refusal(body) or ("credential" if credential_in(answer.body) else None)
+
+
+def said(body: bytes) -> Any:
+    """What an answer says, without ids and times, so that two answers can be compared; None where it has no shape."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(parsed, dict):
+        return None
+    content = parsed.get("choices") or parsed.get("output") or parsed.get("content")
+    return _without_chance(content)
+
+
+def _without_chance(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_chance(item) for key, item in value.items() if key not in _CHANCE}
+    if isinstance(value, list):
+        return [_without_chance(item) for item in value]
+    return value
+
+
+class _Judge:
+    """The rules, asked about one body. Every method returns a word of refusal or None."""
+
+    def __init__(self, rules: Cacheable) -> None:
+        self._tools = rules.tool_calls is ToolCalls.ALLOW
+        self._reasons = frozenset(rules.finish_reasons)
+
+    def refusal(self, body: dict[str, Any]) -> str | None:
+        if body.get("error"):
+            return "error"
+        if isinstance(body.get("choices"), list):
+            return self._choices(body)
+        if body.get("object") == "response":
+            return self._response(body)
+        if body.get("type") == "message":
+            return self._message(body)
         return "unknown-shape"
-    if message.get("tool_calls") or message.get("function_call"):
-        return "tool-calls"
-    if message.get("refusal"):
-        return "refusal"
-    return _finish(choice.get("finish_reason"), reasons) or _text(message.get("content"))
 
+    # --- OpenAI chat completions and completions ------------------------------------------------------------
 
-def _response(body: dict[str, Any], reasons: Collection[str]) -> str | None:
-    if body.get("status") != _COMPLETED or body.get("incomplete_details"):
-        return "incomplete"
-    if _COMPLETED not in reasons and "stop" not in reasons:
-        return "finish-reason"
-    found = _items(body.get("output"))
-    return found or _usage(body, "input_tokens", "output_tokens")
+    def _choices(self, body: dict[str, Any]) -> str | None:
+        if not body["choices"]:
+            return "empty"
+        for choice in body["choices"]:
+            found = self._choice(choice)
+            if found:
+                return found
+        return _usage(body, "prompt_tokens", "completion_tokens")
 
+    def _choice(self, choice: Any) -> str | None:
+        if not isinstance(choice, dict):
+            return "unknown-shape"
+        reason = choice.get("finish_reason")
+        if "message" not in choice:  # completions
+            return self._finish(reason) or _text(choice.get("text"))
+        message = choice["message"]
+        if not isinstance(message, dict):
+            return "unknown-shape"
+        if message.get("refusal"):
+            return "refusal"
+        if message.get("tool_calls") or message.get("function_call"):
+            return self._finish(reason, tool=True) if self._tools else "tool-calls"
+        return self._finish(reason) or _text(message.get("content"))
 
-def _items(output: Any) -> str | None:
-    """Reasoning and messages; everything else in an output is a call of some tool."""
-    if not isinstance(output, list):
-        return "unknown-shape"
-    parts: list[Any] = []
-    for item in output:
-        kind = item.get("type") if isinstance(item, dict) else None
-        if kind == "message" and isinstance(item.get("content"), list):
-            parts += item["content"]
-        elif kind != "reasoning":
+    # --- OpenAI responses -----------------------------------------------------------------------------------
+
+    def _response(self, body: dict[str, Any]) -> str | None:
+        if body.get("status") != _COMPLETED or body.get("incomplete_details"):
+            return "incomplete"
+        if not self._reasons & {_COMPLETED, "stop"}:
+            return "finish-reason"
+        return self._items(body.get("output")) or _usage(body, "input_tokens", "output_tokens")
+
+    def _items(self, output: Any) -> str | None:
+        """Reasoning and messages; everything else in an output is a call of some tool."""
+        if not isinstance(output, list):
+            return "unknown-shape"
+        parts: list[Any] = []
+        called = False
+        for item in output:
+            kind = item.get("type") if isinstance(item, dict) else None
+            if kind == "message" and isinstance(item.get("content"), list):
+                parts += item["content"]
+            elif kind != "reasoning":
+                called = True
+                if not (self._tools and isinstance(kind, str) and kind.endswith("_call")):
+                    return "tool-calls"
+        if any(not isinstance(part, dict) or part.get("type") != "output_text" for part in parts):
+            return "refusal"
+        return None if called else _text("".join(str(part.get("text") or "") for part in parts))
+
+    # --- Anthropic messages ---------------------------------------------------------------------------------
+
+    def _message(self, body: dict[str, Any]) -> str | None:
+        content = body.get("content")
+        if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+            return "unknown-shape"
+        others = {block.get("type") for block in content} - {"text", "thinking", "redacted_thinking"}
+        if others and not (self._tools and all(_of_a_tool(kind) for kind in others)):
             return "tool-calls"
-    if any(not isinstance(part, dict) or part.get("type") != "output_text" for part in parts):
-        return "refusal"
-    return _text("".join(str(part.get("text") or "") for part in parts))
+        texts = (str(block.get("text") or "") for block in content if block.get("type") == "text")
+        return (
+            self._finish(body.get("stop_reason"), tool=bool(others))
+            or (None if others else _text("".join(texts)))
+            or _usage(body, "input_tokens", "output_tokens")
+        )
+
+    def _finish(self, reason: Any, *, tool: bool = False) -> str | None:
+        fine = isinstance(reason, str) and (reason in self._reasons or (tool and reason in _TOOL_REASONS))
+        return None if fine else "finish-reason"
 
 
-def _message(body: dict[str, Any], reasons: Collection[str]) -> str | None:
-    content = body.get("content")
-    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        return "unknown-shape"
-    kinds = {block.get("type") for block in content}
-    if kinds - {"text", "thinking", "redacted_thinking"}:
-        return "tool-calls"
-    texts = (str(block.get("text") or "") for block in content if block.get("type") == "text")
-    return (
-        _finish(body.get("stop_reason"), reasons)
-        or _text("".join(texts))
-        or _usage(body, "input_tokens", "output_tokens")
-    )
-
-
-def _finish(reason: Any, reasons: Collection[str]) -> str | None:
-    return None if reason in reasons else "finish-reason"
+def _of_a_tool(kind: Any) -> bool:
+    return isinstance(kind, str) and kind.endswith(("tool_use", "_tool_result"))
 
 
 def _text(text: Any) -> str | None:

@@ -13,6 +13,7 @@ from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.stamps import Scope, combine, shapes_of
 from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.store.leases import LeaseStore
 from cachepolicy_runtime.store.port import CacheStore
 
 #: How this cache calls itself in ``Cache-Status`` (RFC 9211).
@@ -29,7 +30,9 @@ class CacheView:
         fallback: this process's own memory, which serves while ``store`` is away. Its entries are bound to the
             same stamps: with stamps that are too old neither is used.
         responses, embeddings: the settings; None where the policy has no such cache.
-        stamp_of: the combined purge stamp of an entry's scope; None while a purge could have been missed.
+        stamp_of: the combined purge stamp of an entry's scope; None while a purge could have been missed. The same
+            object as long as the stamps hold, so that what it says may be remembered.
+        leases: who asks a provider for an entry of ``store``.
     """
 
     layout: KeyLayout
@@ -39,6 +42,7 @@ class CacheView:
     responses: ResponseCache | None
     embeddings: EmbeddingCache | None
     stamp_of: Callable[[Scope], str | None]
+    leases: LeaseStore
 
 
 class CombinedStamps:
@@ -54,7 +58,7 @@ class CombinedStamps:
         self._known: dict[Scope, str] = {}
 
     def hold_for(self, stamps: Mapping[str, str], purge: Purge | None) -> bool:
-        return self._stamps == stamps and self._purge == purge
+        return (self._stamps is stamps or self._stamps == stamps) and self._purge == purge
 
     def of(self, scope: Scope) -> str:
         found = self._known.get(scope)

@@ -110,6 +110,7 @@ class CacheViews:
         self._secret = secret
         self._control = control
         self._combined: CombinedStamps | None = None
+        self._of: Callable[[stamps.Scope], str | None] = _unknown_stamp
 
     def __call__(self) -> CacheView:
         active = self._following.active
@@ -121,6 +122,7 @@ class CacheViews:
             responses=active.document.response_cache,
             embeddings=active.document.embedding_cache,
             stamp_of=self._stamp_of(active.document.purge),
+            leases=active.stores.leases,
         )
 
     def _stamp_of(self, purge: Purge | None) -> Callable[[stamps.Scope], str | None]:
@@ -129,7 +131,8 @@ class CacheViews:
             return _unknown_stamp
         if self._combined is None or not self._combined.hold_for(known, purge):
             self._combined = CombinedStamps(known, purge)
-        return self._combined.of
+            self._of = self._combined.of  # one object while it holds, by which others see that it does
+        return self._of
 
 
 def _unknown_stamp(scope: stamps.Scope) -> None:

@@ -1,83 +1,69 @@
 """The response cache: a complete answer of a provider, kept for the tenant that asked.
 
-Only authentication chooses the tenant: without an identity nothing is read and nothing stored. A stream is
-passed through untouched. Whatever happens to the store, the call to the provider goes on; while the store is away,
-each process keeps answers in its own memory.
+Only authentication chooses whose answers are read: without an identity nothing is read and nothing stored. A stream
+is passed through untouched. Whatever happens to the store, the call to the provider goes on; while the store is
+away, each process keeps answers in its own memory.
+
+The way of a request: its place (``response_places``), the first level and the store (``response_lookup``), what the
+answer there is good for (``freshness``), and then the call, alone or for all who ask the same at that moment
+(``response_calls``, ``coalescing``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
+from cachepolicy.caches import CacheMode
 from cachepolicy.identity import Identity
-from cachepolicy.keys import tenant_scope
-from cachepolicy.response_cache import Cacheable
-from cachepolicy.stamps import Scope
-from cachepolicy_runtime.answers import Answer, refusal
-from cachepolicy_runtime.caching import CACHE_NAME, CacheCounts, CacheView, ViewSource, wall_clock_ms
-from cachepolicy_runtime.envelope import Entry, pack, unpack
+from cachepolicy.prices import Prices
+from cachepolicy.stamps import MAX_TAG_LENGTH, MAX_TAGS, tags_of
+from cachepolicy_runtime.answers import Answer
+from cachepolicy_runtime.caching import ViewSource, wall_clock_ms
+from cachepolicy_runtime.freshness import NOTHING_ASKED, Use, asked_for
 from cachepolicy_runtime.keys import NotCanonicalError, UpstreamRequest, response_digest
-from cachepolicy_runtime.store.errors import StoreUnavailable
-from cachepolicy_runtime.store.port import CacheStore
+from cachepolicy_runtime.response_calls import Calls
+from cachepolicy_runtime.response_counts import ResponseCounts
+from cachepolicy_runtime.response_entries import Found
+from cachepolicy_runtime.response_lookup import Lookup, Trip
+from cachepolicy_runtime.response_outcome import (
+    IN_PROCESS,
+    STALE,
+    Inspection,
+    Outcome,
+    bypassed,
+    hit_status,
+    not_cached,
+)
+from cachepolicy_runtime.response_places import Place, scope_of
+
+__all__ = ["Inspection", "OnMiss", "Outcome", "Responses"]
 
 A = TypeVar("A")
 
-KIND = "responses"
-STORE_AWAY = "store-unavailable"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[A]):
-    """An answer and where it came from.
-
-    Attributes:
-        answer: the cached answer, or what ``call`` returned, untouched.
-        hit: it came from the cache.
-        cache_status: value of the ``Cache-Status`` header (RFC 9211).
-        age_s: value of the ``Age`` header in seconds; None unless it is a hit.
-    """
-
-    answer: A
-    hit: bool
-    cache_status: str
-    age_s: int | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers to add to the answer."""
-        age = {} if self.age_s is None else {"Age": str(self.age_s)}
-        return {"Cache-Status": self.cache_status, **age}
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the answer to one request lives, under which rules, and the stamp that was valid before the
-    provider was asked: a purge in between makes the entry a miss."""
-
-    name: str
-    stamp: str
-    ttl_ms: int
-    rules: Cacheable
-
-
-@dataclass(frozen=True, slots=True)
-class _Looked:
-    """What was found, how ``Cache-Status`` says it, and the store that a new answer goes to."""
-
-    entry: Entry | None
-    how: str
-    store: CacheStore
+#: Told of each lookup that missed: tenant, provider, request.
+OnMiss = Callable[[str, str, UpstreamRequest], None]
 
 
 class Responses:
-    """See the module. One per process; ``counts`` is what it did."""
+    """See the module. One per process.
+
+    Attributes:
+        counts: what it did.
+        on_miss: told of each lookup that missed, before the provider is asked.
+    """
 
     def __init__(self, view: ViewSource, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
         self._view = view
         self._now_ms = now_ms
-        self.counts = CacheCounts()
+        self.counts = ResponseCounts(self._prices)
+        self.on_miss: OnMiss | None = None
+        self._lookup = Lookup(self.counts, now_ms)
+        self._calls = Calls(self._lookup, self.counts, now_ms)
+
+    async def aclose(self) -> None:
+        """End what goes on in the background."""
+        await self._calls.aclose()
 
     async def get_or_call(
         self,
@@ -86,105 +72,104 @@ class Responses:
         *,
         provider: str,
         identity: Identity | None,
+        key: str | None = None,
+        tags: tuple[str, ...] = (),
     ) -> Outcome[A | Answer]:
         """The cached answer to ``request``, else what ``call`` returns, which is stored if it may be.
 
-        ``call`` sends the request and returns an :class:`Answer`; for a stream, whatever the caller wants.
-        Its exceptions pass through. ``provider`` is a name from the policy, such as ``openai``. ``identity``
-        comes from authentication; None means that the cache is not used.
+        ``call`` sends the request and returns an :class:`Answer`; for a stream, whatever the caller wants. Its
+        exceptions pass through. With ``staleWhileRevalidate`` it may be called after this method has returned.
+        ``provider`` is a name from the policy, such as ``openai``. ``identity`` comes from authentication; None
+        means that the cache is not used. ``key`` is what :meth:`key` gave for this request. ``tags`` are names
+        (at most 16, of 1 to 64 characters) by which a purge can empty the entry; ``ValueError`` for others.
         """
         view = self._view()
-        place = _place(view, request, provider, identity)
+        asked = asked_for(request.cache_control) if request.cache_control else NOTHING_ASKED
+        place = self._lookup.place(view, request, provider, identity, key)
         if isinstance(place, str):
             self.counts.bypassed[place] += 1
-            return Outcome(await call(), False, f"{CACHE_NAME}; fwd=bypass; detail={place}")
-        asked = _directives(request.cache_control)
-        looked = _Looked(None, "fwd=request", view.store)
-        if "no-cache" not in asked:
-            looked = await self._read(view, place)
-        if looked.entry is not None:
-            self.counts.of(provider).hits += 1
-            return self._hit(looked.entry, looked.how)
-        self.counts.of(provider).misses += 1
-        answer, why = await call(), looked.how
-        if not isinstance(answer, Answer):
-            return Outcome(answer, False, f"{CACHE_NAME}; {why}")
-        kept = "no-store" if "no-store" in asked else await self._store(view, place, answer, looked.store)
-        told = "stored" if kept is None else f"detail={kept}"
-        return Outcome(answer, False, f"{CACHE_NAME}; {why}; fwd-status={answer.status}; {told}")
+            return not_cached() if asked.only_if_cached else Outcome(await call(), False, bypassed(place))
+        if place.rules.local is not None and asked is NOTHING_ASKED and place.rules.mode is CacheMode.ENFORCE:
+            now_ms = self._now_ms()
+            found = self._lookup.local(view, place, now_ms)
+            if found is not None:
+                self.counts.local_hits += 1
+                return self._hit(place, found, now_ms, IN_PROCESS)
+        trip = self._lookup.trip(view, place, asked, tags)
+        if place.rules.mode is CacheMode.SHADOW:
+            return await self._calls.shadow(trip, call)
+        if asked.no_cache:
+            trip.how = "fwd=request"
+        else:
+            await self._lookup.look(trip)
+        if trip.found is not None and trip.use in (Use.FRESH, Use.REVALIDATE):
+            return self._served(trip, trip.found, call)
+        if self.on_miss is not None and identity is not None:
+            self.on_miss(identity.tenant, provider, request)
+        return await self._missed(trip, call)
 
-    async def _read(self, view: CacheView, place: _Place) -> _Looked:
-        """The valid entry, from this process's memory while the store is away."""
-        store, hit, miss = view.store, "hit", "fwd=uri-miss"
+    def key(self, request: UpstreamRequest, *, provider: str, identity: Identity | None) -> str | None:
+        """The part of the key that takes time to derive, for :meth:`get_or_call`; None where there is none.
+
+        It belongs to whoever may read the answer: with another identity it finds nothing.
+        """
+        view = self._view()
+        scope = scope_of(view.responses, identity) if view.responses is not None else None
+        if scope is None:
+            return None
         try:
-            data = await store.get(place.name)
-        except StoreUnavailable:
-            self.counts.store_failures += 1
-            store, hit, miss = view.fallback, "hit; detail=memory", f"fwd=miss; detail={STORE_AWAY}"
-            data = await store.get(place.name)
-        entry = unpack(view.secret, place.name, data) if data is not None else None
-        if entry is None:
-            return _Looked(None, miss, store)
-        return _Looked(entry, hit, store) if entry.stamp == place.stamp else _Looked(None, "fwd=stale", store)
+            return response_digest(view.secret, scope, provider, request)
+        except NotCanonicalError:
+            return None
 
-    def _hit(self, entry: Entry, how: str) -> Outcome[A | Answer]:
-        now_ms = self._now_ms()
-        kind, _, detail = how.partition("; ")
-        told = f"{CACHE_NAME}; {kind}; ttl={entry.ttl_left_s(now_ms)}"
-        return Outcome(
-            Answer(200, entry.payload, {"content-type": entry.kind}),
-            True,
-            f"{told}; {detail}" if detail else told,
-            entry.age_s(now_ms),
-        )
+    def tags_in(self, headers: Mapping[str, str]) -> tuple[str, ...]:
+        """The tags that a request names in the header that the policy allows; what is no tag is left out."""
+        rules = self._view().responses
+        if rules is None or rules.tag_header is None:
+            return ()
+        given = headers.get(rules.tag_header) or headers.get(rules.tag_header.lower()) or ""
+        named = (tag.strip() for tag in given.split(","))
+        return tags_of([tag for tag in named if 0 < len(tag) <= MAX_TAG_LENGTH][:MAX_TAGS])
 
-    async def _store(self, view: CacheView, place: _Place, answer: Answer, store: CacheStore) -> str | None:
-        """Keep the answer; why not, as a word, when it was not."""
-        if why := refusal(answer, place.rules):
-            self.counts.not_stored[why] += 1
-            return why
-        entry = Entry(place.stamp, self._now_ms(), place.ttl_ms, answer.content_type, answer.body)
-        try:
-            await store.put(place.name, pack(view.secret, place.name, entry), place.ttl_ms)
-        except StoreUnavailable:
-            self.counts.store_failures += 1
-            return STORE_AWAY
-        self.counts.stored += 1
-        return None
+    async def inspect(
+        self, request: UpstreamRequest, *, provider: str, identity: Identity | None
+    ) -> Inspection:
+        """What this request would meet. Nothing is called, stored or counted, but for a store that is away."""
+        view = self._view()
+        place = self._lookup.place(view, request, provider, identity, None)
+        if isinstance(place, str):
+            return Inspection("bypass", place)
+        trip = self._lookup.trip(view, place, asked_for(request.cache_control), ())
+        await self._lookup.look(trip)
+        now_ms, found = self._now_ms(), trip.found
+        if found is None:
+            return Inspection("miss", "purged" if trip.how == "fwd=stale" else None)
+        served = {Use.FRESH: "hit", Use.REVALIDATE: "stale", Use.IF_ERROR: "stale"}.get(trip.use, "miss")
+        return Inspection(served, trip.use.value, found.ttl_s(now_ms), found.age_ms(now_ms) // 1000)
 
+    async def _missed(self, trip: Trip, call: Callable[[], Awaitable[A]]) -> Outcome[A | Answer]:
+        asked = trip.asked
+        if asked.only_if_cached:
+            return not_cached()
+        if trip.place.rules.coalesce is None or asked.no_cache or asked.no_store:
+            return (await self._calls.ask(trip, call))[0]
+        return await self._calls.together(trip, call)
 
-def _place(
-    view: CacheView, request: UpstreamRequest, provider: str, identity: Identity | None
-) -> _Place | str:
-    """The place of the answer, or one word for why this request does not touch the cache."""
-    if view.responses is None:
-        return "no-policy"
-    if identity is None:
-        return "no-identity"
-    if why := _unfit(request):
-        return why
-    stamp = view.stamp_of(Scope(KIND, identity.tenant, provider, request.model))
-    if stamp is None:
-        return "purge-state-unknown"
-    scope = tenant_scope(identity.tenant)
-    try:
-        digest = response_digest(view.secret, scope, provider, request)
-    except NotCanonicalError:
-        return "not-canonical"
-    ttl = view.responses.ttl_for(provider, request.model)
-    return _Place(
-        view.layout.response(scope, provider, digest), stamp, ttl.milliseconds, view.responses.cacheable
-    )
+    def _served(self, trip: Trip, found: Found, call: Callable[[], Awaitable[A]]) -> Outcome[A | Answer]:
+        now_ms, where = self._now_ms(), trip.where
+        if found.age_ms(now_ms) >= found.ttl_ms:
+            self.counts.stale_served += 1
+            where = STALE
+        if trip.use is Use.REVALIDATE:
+            self._calls.refresh_soon(trip, call)
+        return self._hit(trip.place, found, now_ms, where)
 
+    def _hit(self, place: Place, found: Found, now_ms: int, detail: str) -> Outcome[A | Answer]:
+        self.counts.of(place.provider, place.model).hit(found.facts)
+        age_ms = found.age_ms(now_ms)
+        status = hit_status((found.ttl_ms - age_ms) // 1000, detail)
+        return Outcome(found.answer, True, status, age_ms // 1000)
 
-def _unfit(request: UpstreamRequest) -> str | None:
-    if request.streaming:
-        return "stream"
-    if request.body.get("conversation") or request.body.get("background"):
-        return "stateful"  # the provider does more than answer, and a hit would leave that out
-    return None
-
-
-def _directives(cache_control: str) -> frozenset[str]:
-    """The names of the request's cache directives (RFC 9111)."""
-    return frozenset(part.partition("=")[0].strip().lower() for part in cache_control.split(","))
+    def _prices(self) -> Prices | None:
+        rules = self._view().responses
+        return rules.prices if rules is not None else None

@@ -31,20 +31,24 @@ from cachepolicy.identity import Identity
 from cachepolicy.names import FILE_ADMIN_TOKEN, FILE_HMAC_KEY, Role
 from cachepolicy_runtime import status
 from cachepolicy_runtime.active import Active
-from cachepolicy_runtime.asgi.endpoints import Endpoints
+from cachepolicy_runtime.asgi.endpoints import Endpoints, Resolve, Warm
 from cachepolicy_runtime.asgi.types import Scope, client_ip
 from cachepolicy_runtime.caller import current
 from cachepolicy_runtime.clients.entry import Clients
 from cachepolicy_runtime.control import Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
+from cachepolicy_runtime.explaining import explanation
 from cachepolicy_runtime.following import CacheViews, Following
+from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.policy import PolicySource
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, Subject
+from cachepolicy_runtime.recent import RecentKeys
 from cachepolicy_runtime.responses import Responses
 from cachepolicy_runtime.secrets import AdminToken, CacheSecretSource, WatchedFile, required_file
 from cachepolicy_runtime.sessions import SessionPolicy, Sessions
 from cachepolicy_runtime.settings import RuntimeSettings
 from cachepolicy_runtime.store.endpoint import FileCredentials
+from cachepolicy_runtime.store.server_info import ServerInfo
 from cachepolicy_runtime.stores import MemoryStores
 
 _log = logging.getLogger("cachepolicy.runtime")
@@ -76,7 +80,9 @@ class CacheRuntime(Clients):
         self._identify = identify
         self._secret = secret
         self._source = PolicySource(settings.policy_dir) if settings.policy_dir is not None else None
-        memory = MemoryStores()
+        memory = self._memory = MemoryStores()
+        self._server_info = ServerInfo()
+        self._recent = RecentKeys()
         self.limit_counts = status.LimitCounts()
         self.sessions = Sessions(memory.sessions)
         self.control = Control(
@@ -89,6 +95,7 @@ class CacheRuntime(Clients):
         self._following = Following(settings, self._source, memory, self.sessions, self.control)
         view = CacheViews(self._following, memory, secret, self.control)
         self._responses = Responses(view)
+        self._responses.on_miss = self._recent.remember
         self._embeddings = Embeddings(view)
 
     @classmethod
@@ -130,11 +137,16 @@ class CacheRuntime(Clients):
         finally:
             self.loop = None
             await self.control.stop()
+            await self._responses.aclose()
             await self._following.aclose()
 
-    def endpoints(self) -> Endpoints:
-        """``/health``, ``/stats`` and ``/clear`` as an ASGI application to be mounted, usually at ``/cache``."""
-        return Endpoints(self)
+    def endpoints(self, *, warm: Warm | None = None, resolve: Resolve | None = None) -> Endpoints:
+        """``/health``, ``/stats``, ``/clear``… as an ASGI application to be mounted, usually at ``/cache``.
+
+        ``warm`` sends a request through the application and ``resolve`` tells where it goes: ``/warm`` and paths in
+        ``/explain`` need them.
+        """
+        return Endpoints(self, warm, resolve)
 
     @property
     def responses(self) -> Responses:
@@ -204,8 +216,15 @@ class CacheRuntime(Clients):
         """``up`` or ``degraded`` and why; the body of ``/health``."""
         return status.health(self.document, self._active.stores.transports, self._reasons())
 
-    def stats(self) -> dict[str, Any]:
+    async def explain(self, request: UpstreamRequest, *, provider: str, identity: Identity) -> dict[str, Any]:
+        """Whether this request would be a hit and why not; the body of ``/explain``. Nothing is counted or stored."""
+        found = await self._responses.inspect(request, provider=provider, identity=identity)
+        return explanation(found, self._recent.nearest(identity.tenant, provider, request))
+
+    async def stats(self) -> dict[str, Any]:
         """What this process did since it started; the body of ``/stats``."""
+        stores = self._active.stores
+        server = await self._server_info.figures(stores.transports.get(Role.CACHE), self._memory.cache)
         return {
             **status.policy(self.document),
             "process": {"pod": self._settings.pod_name, "pid": os.getpid()},
@@ -213,7 +232,8 @@ class CacheRuntime(Clients):
             "embeddings": self._embeddings.counts.as_dict(),
             "limits": self.limit_counts.as_dict(self.control.live),
             "sessions": status.session_stats(self.sessions.counts),
-            "stores": status.stores(self._active.stores.transports),
+            "cacheServer": server.as_dict(),
+            "stores": status.stores(stores.transports),
         }
 
     @property

@@ -58,16 +58,11 @@ async def test_the_second_identical_request_is_a_hit_with_the_same_bytes() -> No
     assert second.answer.body == first.answer.body
     assert first.headers == {"Cache-Status": "CachePolicy; fwd=uri-miss; fwd-status=200; stored"}
     assert second.headers == {"Cache-Status": "CachePolicy; hit; ttl=597", "Age": "2"}
-    assert cache.counts.as_dict() == {
-        "hits": 1,
-        "misses": 1,
-        "ratio": 0.5,
-        "stored": 1,
-        "bypassed": {},
-        "notStored": {},
-        "storeFailures": 0,
-        "providers": {"openai": {"hits": 1, "misses": 1, "ratio": 0.5}},
-    }
+    counts = cache.counts.as_dict()
+    one_of_two = {"hits": 1, "misses": 1, "ratio": 0.5}
+    assert one_of_two.items() <= counts.items()
+    assert counts["providers"] == {"openai": {**one_of_two, "models": {"gpt-x": one_of_two}}}
+    assert (counts["stored"], counts["bypassed"], counts["notStored"]) == (1, {}, {})
 
 
 async def test_users_of_one_tenant_share_and_tenants_never_do() -> None:
@@ -198,6 +193,7 @@ async def test_the_most_specific_time_to_live_wins() -> None:
     """Model before provider before cache."""
     settings = ResponseCache(
         ttl=Duration.parse("10m"),
+        jitter_percent=0,
         providers={
             "openai": ProviderCache(
                 ttl=Duration.parse("1h"), models={"gpt-x": ModelCache(ttl=Duration.parse("5m"))}
