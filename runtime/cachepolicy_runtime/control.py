@@ -188,7 +188,9 @@ class Control:
         store, asked_at = self._store, self._clock()
         stamps = await ask(newest(self._stamps))
         if store is self._store and asked_at >= self._stamps_at:
-            self._stamps, self._stamps_at = stamps, asked_at
+            self._stamps_at = asked_at
+            if stamps != self._stamps:  # else the same object, by which others see that nothing changed
+                self._stamps = stamps
 
     async def _pay(self, sequence: int, fields: tuple[str, ...]) -> None:
         await self._renew(fields, sequence)

@@ -13,12 +13,13 @@ from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON
 CONTENT_TYPE = PROBLEM_JSON.encode("ascii")
 
 
-async def send_problem(send: Send, status: int, detail: str, headers: Iterable[Header] = ()) -> None:
+def problem_body(status: int, detail: str) -> bytes:
     """``detail`` says what happened and what to do; it never holds a secret or a part of a prompt."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    await respond(send, status, orjson.dumps(body), CONTENT_TYPE, headers)
+    return orjson.dumps(
+        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    )
+
+
+async def send_problem(send: Send, status: int, detail: str, headers: Iterable[Header] = ()) -> None:
+    """The whole answer; see :func:`problem_body`."""
+    await respond(send, status, problem_body(status, detail), CONTENT_TYPE, headers)

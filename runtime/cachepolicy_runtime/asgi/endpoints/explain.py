@@ -1,0 +1,76 @@
+"""``POST /explain``: would this request be a hit, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cachepolicy.identity import Identity
+from cachepolicy_runtime.asgi.endpoints.answers import RefusedError, Reply, json_reply, parsed
+from cachepolicy_runtime.keys import UpstreamRequest
+
+if TYPE_CHECKING:
+    from cachepolicy_runtime.runtime import CacheRuntime
+
+#: The provider's name and the URL that a request to this path of the application is sent to; KeyError: none.
+Resolve = Callable[[str], tuple[str, str]]
+
+_NEEDS = "say path (of this application), or url and provider (of the request to the provider)"
+
+
+class ExplainRequest(BaseModel):
+    """A request and who would send it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tenant: str = Field(min_length=1, max_length=256)
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    path: str | None = Field(default=None, pattern="^/", max_length=256)
+    url: str | None = Field(default=None, pattern="^https?://", max_length=1024)
+    provider: str | None = Field(default=None, min_length=1, max_length=128)
+    headers: dict[str, str] = Field(default={}, max_length=64)
+    body: dict[str, Any] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if (self.path is None) == (self.url is None) or (self.url is None) != (self.provider is None):
+            raise ValueError(_NEEDS)
+        return self
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(tenant=self.tenant, user=self.user)
+
+
+class ExplainHandler:
+    def __init__(self, runtime: CacheRuntime, resolve: Resolve | None) -> None:
+        self._runtime = runtime
+        self._resolve = resolve
+
+    async def __call__(self, body: bytes) -> Reply:
+        asked = parsed(ExplainRequest, body)
+        provider, url = self._place(asked)
+        headers = {name.lower(): value for name, value in asked.headers.items()}
+        request = UpstreamRequest(
+            url, asked.body, headers=headers, cache_control=headers.get("cache-control", "")
+        )
+        try:
+            explanation = await self._runtime.explain(request, provider=provider, identity=asked.identity)
+        except ValueError as error:
+            raise RefusedError(400, str(error)) from None
+        return json_reply(explanation)
+
+    def _place(self, asked: ExplainRequest) -> tuple[str, str]:
+        if asked.url is not None and asked.provider is not None:
+            return asked.provider, asked.url
+        if self._resolve is None:
+            raise RefusedError(
+                501,
+                "This application does not say where it sends what: give url and provider, or runtime.endpoints(resolve=…).",
+            )
+        try:
+            return self._resolve(asked.path or "")
+        except KeyError:
+            raise RefusedError(400, "path: this application caches nothing there") from None
