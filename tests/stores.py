@@ -19,19 +19,20 @@ from cachepolicy_runtime.store.memory import (
 )
 from cachepolicy_runtime.store.port import CacheStore, ControlStore, LimitStore, SessionStore
 from cachepolicy_runtime.store.redis import RedisTransport, TransportSettings
+from cachepolicy_runtime.store.redis_limits import RedisLimitStore
+from cachepolicy_runtime.store.redis_sessions import RedisSessionStore
 from cachepolicy_runtime.store.redis_stores import (
     RedisCacheStore,
     RedisControlStore,
-    RedisLimitStore,
-    RedisSessionStore,
 )
 
 SCRIPTS = (
     "acknowledge",
-    "admit",
+    "limits",
     "session_destroy",
     "session_destroy_owned",
     "session_load",
+    "session_owned",
     "session_save",
     "stamps",
 )

@@ -84,7 +84,7 @@ class CacheRuntime(Clients):
         self._server_info = ServerInfo()
         self._recent = RecentKeys()
         self.limit_counts = status.LimitCounts()
-        self.sessions = Sessions(memory.sessions)
+        self.sessions = Sessions(memory.sessions, policy=lambda: self.session_policy)
         self.control = Control(
             Member(settings.pod_name, os.getpid(), secrets.token_hex(4)),
             memory.control,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import orjson
 
 from cachepolicy.identity import Identity
 
+#: A label is cut after so many characters.
+MAX_LABEL = 256
 #: 256 random bits in base64url; whatever looks different was not issued here.
 _ID = re.compile(r"[A-Za-z0-9_-]{43}")
 # Sorted, so that two equal contents are equal bytes. What orjson would turn into text on its own is refused:
@@ -30,6 +32,10 @@ class SessionError(Exception):
 
 class SessionsUnavailable(SessionError):  # noqa: N818 - a state of the store, answered with 503
     """The store is away and the policy does not allow to go on without it."""
+
+
+class SessionConflict(SessionError):  # noqa: N818 - an answer to the client (409), who may try again
+    """Another request changed or ended the session first."""
 
 
 class SessionTooLarge(SessionError):  # noqa: N818 - reads as the reason
@@ -60,19 +66,24 @@ class Session(MutableMapping[str, Any]):
     """Read and change it like a dict; the middleware saves it when the request is answered.
 
     Attributes:
-        session_id: the id in the client's cookie, None for a session that was not saved yet.
+        session_id: its id, None for a session that was not saved yet.
+        client_id: the id that the client has presented; another one has to be told.
         read_only: the store is away and this is a copy: a change cannot be saved.
+        accessed: the application has looked at its content.
     """
 
     def __init__(
         self, session_id: str | None, data: bytes = b"{}", *, version: int = 0, read_only: bool = False
     ) -> None:
         self.session_id = session_id
+        self.client_id = session_id
         self.read_only = read_only
         self.version = version
         self.owner: Identity | None = None
+        self.label: str | None = None
         self.destroyed = False
         self.rotated = False
+        self.accessed = False
         self._loaded = data
         self._values: dict[str, Any] | None = None
 
@@ -81,10 +92,17 @@ class Session(MutableMapping[str, Any]):
         """Not stored yet."""
         return self.version == 0
 
-    def bind(self, identity: Identity) -> None:
-        """Make ``identity`` the owner, so that destroying all of a user's sessions finds this one. Also
-        changes the id, as has to be done at every log-in."""
+    @property
+    def handle(self) -> str | None:
+        """Names the session in its owner's list, and opens nothing; None for one that was not saved yet."""
+        return None if self.session_id is None else id_hash(self.session_id)
+
+    def bind(self, identity: Identity, *, label: str | None = None) -> None:
+        """Make ``identity`` the owner, who can list the session and end it from elsewhere; ``label`` names it there
+        (the client's user agent, for instance). Also changes the id, as has to be done at every log-in."""
         self.owner = identity
+        if label:
+            self.label = label[:MAX_LABEL].encode("utf-8", "replace").decode()
         self.rotate()
 
     def rotate(self) -> None:
@@ -110,10 +128,32 @@ class Session(MutableMapping[str, Any]):
         """The content as it is now."""
         return self._loaded if self._values is None else _encode(self._values)
 
+    def unsaved(self) -> bytes | None:
+        """What has to be saved: changed content, or the same under another id. None where nothing has to."""
+        changed = self.changed_content()
+        if changed is None and self.rotated and not self.is_new:
+            return self.content
+        return changed
+
+    def content_after(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> bytes:
+        """What was loaded, as ``change`` leaves it; this session stays as it is."""
+        values = _decode(self._loaded)
+        returned = change(values)
+        return _encode(values if returned is None else returned)
+
+    def reload(self, data: bytes, version: int) -> None:
+        """Go on with what is stored now."""
+        self._loaded, self._values, self.version = data, None, version
+
+    def saved(self, session_id: str, data: bytes, version: int) -> None:
+        """It is stored as this now."""
+        self.session_id, self.rotated = session_id, False
+        self.reload(data, version)
+
     def _all(self) -> dict[str, Any]:
         if self._values is None:
-            values = orjson.loads(self._loaded)
-            self._values = values if isinstance(values, dict) else {}
+            self.accessed = True
+            self._values = _decode(self._loaded)
         return self._values
 
     def __getitem__(self, key: str) -> Any:
@@ -134,6 +174,11 @@ class Session(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         """Neither the id nor the content."""
         return f"<Session version={self.version} read_only={self.read_only}>"
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    values = orjson.loads(data)
+    return values if isinstance(values, dict) else {}
 
 
 def _encode(values: dict[str, Any]) -> bytes:

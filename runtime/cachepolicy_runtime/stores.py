@@ -1,4 +1,4 @@
-"""The four stores of one policy: over its Redis servers, or in this process where it has none."""
+"""The stores of one policy: over its Redis servers, or in this process where it has none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cachepolicy.names import Role
 from cachepolicy_runtime.settings import RedisTarget
 from cachepolicy_runtime.store.cluster import ClusterTransport
 from cachepolicy_runtime.store.cluster_control import ClusterControlStore
+from cachepolicy_runtime.store.leases import LeaseStore, MemoryLeaseStore, RedisLeaseStore
 from cachepolicy_runtime.store.memory import (
     MemoryCacheStore,
     MemoryControlStore,
@@ -19,11 +20,11 @@ from cachepolicy_runtime.store.memory import (
 )
 from cachepolicy_runtime.store.port import CacheStore, ControlStore, LimitStore, SessionStore
 from cachepolicy_runtime.store.redis import RedisTransport
+from cachepolicy_runtime.store.redis_limits import RedisLimitStore
+from cachepolicy_runtime.store.redis_sessions import RedisSessionStore
 from cachepolicy_runtime.store.redis_stores import (
     RedisCacheStore,
     RedisControlStore,
-    RedisLimitStore,
-    RedisSessionStore,
 )
 from cachepolicy_runtime.store.transport import Transport, TransportSettings
 
@@ -36,6 +37,7 @@ class MemoryStores:
         self.sessions = MemorySessionStore()
         self.cache = MemoryCacheStore()
         self.control = MemoryControlStore()
+        self.leases = MemoryLeaseStore(self.cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Stores:
     sessions: SessionStore
     cache: CacheStore
     control: ControlStore
+    leases: LeaseStore
     transports: Mapping[Role, Transport]
 
     @classmethod
@@ -68,6 +71,7 @@ class Stores:
             sessions=RedisSessionStore(state, keys) if state else memory.sessions,
             cache=RedisCacheStore(cache) if cache else memory.cache,
             control=_control(control, keys) if control else memory.control,
+            leases=RedisLeaseStore(cache, keys.released_channel) if cache else memory.leases,
             transports=transports,
         )
 

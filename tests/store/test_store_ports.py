@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -12,7 +13,15 @@ from tests.stores import LAYOUT, STORE_KINDS, Stores, opened
 
 from cachepolicy.identity import Identity
 from cachepolicy.stamps import MAX_FIELDS, Scope, combine, newest
-from cachepolicy_runtime.store.port import CacheItem, LimitCheck, RateState, SessionWrite, WindowRate
+from cachepolicy_runtime.store.port import (
+    CacheItem,
+    LimitCheck,
+    RateState,
+    SessionEntry,
+    SessionRecord,
+    SessionWrite,
+    WindowRate,
+)
 
 MINUTE = 60_000
 USER = LAYOUT.user_sessions(Identity("acme", "ann"))
@@ -224,6 +233,100 @@ async def test_a_session_that_gets_another_owner_leaves_the_list_of_the_first(st
     await stores.sessions.save(LAYOUT.session("a"), write(version=1, index=other))
     assert await stores.sessions.destroy_owned(USER) == 0
     assert await stores.sessions.destroy_owned(other) == 1
+
+
+async def test_a_conflict_tells_what_is_stored_instead(stores: Stores) -> None:
+    key = LAYOUT.session("a")
+    await stores.sessions.save(key, write(b"one", index=USER, label="phone", age_ms=MINUTE))
+    await stores.sessions.save(key, write(b"two", 1))
+    late = await stores.sessions.save(key, write(b"late", 1))
+    assert late.found is not None
+    assert late.found._replace(age_ms=0) == SessionRecord(b"two", 2, 0, USER, "phone")
+    assert MINUTE <= late.found.age_ms < 2 * MINUTE
+    gone = await stores.sessions.save(LAYOUT.session("b"), write(b"x", 1))
+    assert gone.found is None
+
+
+async def test_a_load_tells_owner_and_label_and_a_rotation_keeps_them(stores: Stores) -> None:
+    old, new = LAYOUT.session("old"), LAYOUT.session("new")
+    await stores.sessions.save(old, write(b"x", index=USER, label="phone"))
+    await stores.sessions.save(new, write(b"y", 1, replaces=old))
+    read = await stores.sessions.load(new, idle_ms=MINUTE, absolute_ms=60 * MINUTE)
+    assert read.record is not None
+    assert (read.record.owner, read.record.label) == (USER, "phone")
+
+
+async def owned(stores: Stores, idle: int = MINUTE, absolute: int = 60 * MINUTE) -> list[SessionEntry]:
+    return await stores.sessions.owned(USER, idle_ms=idle, absolute_ms=absolute)
+
+
+async def test_an_owners_sessions_are_listed_the_one_begun_last_first(stores: Stores) -> None:
+    for name, age, label in (("a", 2 * MINUTE, "phone"), ("b", 3 * MINUTE, None), ("c", MINUTE, "é" * 99)):
+        await stores.sessions.save(LAYOUT.session(name), write(index=USER, age_ms=age, label=label))
+    await stores.sessions.save(LAYOUT.session("other"), write())
+    entries = await owned(stores)
+    assert [(entry.key, entry.label) for entry in entries] == [
+        (LAYOUT.session("c"), "é" * 99),
+        (LAYOUT.session("a"), "phone"),
+        (LAYOUT.session("b"), None),
+    ]
+    now = time.time() * 1000
+    for entry in entries:
+        assert entry.created_ms + MINUTE <= entry.used_ms + 5
+        assert abs(now - entry.used_ms) < 5_000
+
+
+async def test_listing_is_no_use_and_tells_when_the_last_one_was(stores: Stores) -> None:
+    key = LAYOUT.session("a")
+    await stores.sessions.save(key, write(index=USER))
+    (before,) = await owned(stores)
+    await asyncio.sleep(0.1)
+    (again,) = await owned(stores)
+    assert abs(again.used_ms - before.used_ms) <= 3
+    await load(stores, key)
+    (after,) = await owned(stores)
+    assert after.created_ms == before.created_ms
+    assert after.used_ms - before.used_ms >= 90
+
+
+async def test_what_is_over_or_has_another_owner_now_is_not_listed(stores: Stores) -> None:
+    await stores.sessions.save(LAYOUT.session("old"), write(index=USER, age_ms=10 * MINUTE))
+    await stores.sessions.save(LAYOUT.session("idle"), write(index=USER, idle_ms=50))
+    await stores.sessions.save(LAYOUT.session("gone"), write(index=USER))
+    await stores.sessions.save(LAYOUT.session("here"), write(index=USER))
+    await stores.sessions.destroy([LAYOUT.session("gone")])
+    await asyncio.sleep(0.1)
+    assert [entry.key for entry in await owned(stores, absolute=5 * MINUTE)] == [LAYOUT.session("here")]
+
+
+async def test_only_the_owners_session_is_destroyed_where_an_owner_is_named(stores: Stores) -> None:
+    other = LAYOUT.user_sessions(Identity("acme", "bob"))
+    for name, index in (("a", USER), ("b", other), ("c", None)):
+        await stores.sessions.save(LAYOUT.session(name), write(index=index))
+    keys = [LAYOUT.session(name) for name in ("a", "b", "c", "none")]
+    assert [await stores.sessions.destroy([key], owner=USER) for key in keys] == [1, 0, 0, 0]
+    assert [await load(stores, key) for key in keys] == [None, b"{}", b"{}", None]
+
+
+async def test_all_sessions_of_a_user_but_one_go_however_many_there_are(stores: Stores) -> None:
+    keys = [LAYOUT.session(str(number)) for number in range(1201)]
+    await asyncio.gather(*(stores.sessions.save(key, write(index=USER)) for key in keys))
+    assert len(await owned(stores)) == 256
+    assert await stores.sessions.destroy_owned(USER, keep=keys[7]) == 1200
+    assert [entry.key for entry in await owned(stores)] == [keys[7]]
+    assert await stores.sessions.destroy_owned(USER) == 1
+    assert await owned(stores) == []
+
+
+async def test_a_longer_absolute_time_takes_no_session_out_of_its_owners_list(stores: Stores) -> None:
+    """The list would otherwise forget it at its first end, and ending all of a user's sessions would miss it."""
+    key, longer = LAYOUT.session("a"), {"idle_ms": MINUTE, "absolute_ms": 600 * MINUTE}
+    await stores.sessions.save(key, write(index=USER, idle_ms=MINUTE, absolute_ms=200))
+    assert (await stores.sessions.load(key, **longer)).record is not None
+    await asyncio.sleep(0.3)
+    await stores.sessions.save(LAYOUT.session("b"), write(index=USER))
+    assert await load(stores, key, absolute=600 * MINUTE) == b"{}"
+    assert await stores.sessions.destroy_owned(USER) == 2
 
 
 # --- cache

@@ -18,7 +18,7 @@ from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.session import Session
 from cachepolicy_runtime.sessions import SessionPolicy, Sessions
 from cachepolicy_runtime.store.memory import MemorySessionStore
-from cachepolicy_runtime.store.port import SessionRead, SessionSaved, StoreUnavailable
+from cachepolicy_runtime.store.port import SessionEntry, SessionRead, SessionSaved, StoreUnavailable
 
 ROOM = RateReport("per-user", 5, 60_000, 3, 12_000, 0)
 FULL = RateReport("per-user", 5, 60_000, 0, 60_000, 12_000)
@@ -276,10 +276,13 @@ class Away:
     async def save(self, key: str, write: object) -> SessionSaved:
         raise StoreUnavailable("state", "connection refused")
 
-    async def destroy(self, keys: object) -> int:
+    async def destroy(self, keys: object, *, owner: str | None = None) -> int:
         raise StoreUnavailable("state", "connection refused")
 
-    async def destroy_owned(self, index: str) -> int:
+    async def owned(self, index: str, *, idle_ms: int, absolute_ms: int) -> list[SessionEntry]:
+        raise StoreUnavailable("state", "connection refused")
+
+    async def destroy_owned(self, index: str, *, keep: str | None = None) -> int:
         raise StoreUnavailable("state", "connection refused")
 
 

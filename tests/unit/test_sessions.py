@@ -14,7 +14,13 @@ from cachepolicy_runtime.session import Session, SessionError, SessionsUnavailab
 from cachepolicy_runtime.session_copies import SERVES_MS, Copies, Copy
 from cachepolicy_runtime.sessions import CookieChange, SessionPolicy, Sessions
 from cachepolicy_runtime.store.memory import MemorySessionStore
-from cachepolicy_runtime.store.port import SessionRead, SessionSaved, SessionWrite, StoreUnavailable
+from cachepolicy_runtime.store.port import (
+    SessionEntry,
+    SessionRead,
+    SessionSaved,
+    SessionWrite,
+    StoreUnavailable,
+)
 
 ANN, BOB = Identity("acme", "ann"), Identity("acme", "bob")
 MINUTE = 60_000
@@ -37,7 +43,7 @@ class World:
         self._inner = MemorySessionStore(lambda: self.now)
 
     def replica(self) -> Sessions:
-        return Sessions(self, lambda: self.now)
+        return Sessions(self, lambda: self.now, policy=lambda: self.policy)
 
     def _ask(self, verb: str) -> MemorySessionStore:
         if not self.up:
@@ -52,11 +58,14 @@ class World:
         self.saved_as = key
         return await self._ask("save").save(key, write)
 
-    async def destroy(self, keys: Sequence[str]) -> int:
-        return await self._ask("destroy").destroy(keys)
+    async def destroy(self, keys: Sequence[str], *, owner: str | None = None) -> int:
+        return await self._ask("destroy").destroy(keys, owner=owner)
 
-    async def destroy_owned(self, index: str) -> int:
-        return await self._ask("destroy_owned").destroy_owned(index)
+    async def destroy_owned(self, index: str, *, keep: str | None = None) -> int:
+        return await self._ask("destroy_owned").destroy_owned(index, keep=keep)
+
+    async def owned(self, index: str, *, idle_ms: int, absolute_ms: int) -> list[SessionEntry]:
+        return await self._ask("owned").owned(index, idle_ms=idle_ms, absolute_ms=absolute_ms)
 
     async def started(self, replica: Sessions, owner: Identity | None = None, **values: object) -> str:
         """A stored session with these values; returns its cookie."""
@@ -188,10 +197,10 @@ async def test_all_sessions_of_a_user_end_and_nobody_elses() -> None:
     world = World()
     replica = world.replica()
     ann, more, bob = [await world.started(replica, owner, a=1) for owner in (ANN, ANN, BOB)]
-    await world.replica().destroy_user(world.policy, ANN)
+    assert await world.replica().revoke_all(ANN) == 2
     assert [await world.seen(replica, cookie) for cookie in (ann, more, bob)] == [{}, {}, {"a": 1}]
     with pytest.raises(ValueError, match="with a user"):
-        await replica.destroy_user(world.policy, Identity("acme"))
+        await replica.revoke_all(Identity("acme"))
 
 
 async def test_a_change_by_a_request_without_owner_keeps_the_owner() -> None:
@@ -199,7 +208,7 @@ async def test_a_change_by_a_request_without_owner_keeps_the_owner() -> None:
     replica = world.replica()
     cookie = await world.started(replica, ANN, a=1)
     await world.change(world.replica(), cookie, a=2)
-    await replica.destroy_user(world.policy, ANN)
+    assert await replica.revoke_all(ANN) == 1
     assert await world.seen(replica, cookie) == {}
 
 
@@ -343,10 +352,11 @@ async def test_a_user_destroyed_in_an_outage_has_no_session_left_after_it() -> N
     elsewhere = await world.started(world.replica(), ANN, a=1)
     world.up = False
     await world.change(replica, cookie, a=2)
-    await replica.destroy_user(world.policy, ANN)
+    with pytest.raises(SessionsUnavailable, match="ends everywhere as soon as the store is back"):
+        await replica.revoke_all(ANN)
     assert await world.seen(replica, cookie) == {}
     world.up = True
-    await replica.settle_if_possible()
+    await replica.settle()
     assert await world.seen(world.replica(), cookie) == {}
     assert await world.seen(world.replica(), elsewhere) == {}
 
@@ -413,9 +423,10 @@ async def test_a_copy_does_not_outlive_the_idle_time() -> None:
 
 
 def test_copies_are_bounded_by_their_bytes() -> None:
-    copies = Copies(max_bytes=100)
+    copies = Copies(max_bytes=3000)
     for number in range(10):
-        copies.put(str(number), Copy(b"x" * 30, 1, 0, 0, 0))
+        copies.put(str(number), Copy(b"x", 1, 0, 0, 0))
+        copies.put(str(number), Copy(b"x" * 400, 1, 0, 0, 0))
     assert [number for number in range(10) if copies.get(str(number))] == [7, 8, 9]
 
 

@@ -4,102 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
 
 from cachepolicy.acknowledgement import LIFETIME_MS
 from cachepolicy.stamps import ALL, MAX_FIELDS, within
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
+from cachepolicy_runtime.store.memory_sessions import MemorySessionStore, monotonic_ms
 from cachepolicy_runtime.store.port import (
     Beat,
     CacheItem,
-    SessionRead,
-    SessionRecord,
-    SessionSaved,
-    SessionWrite,
 )
+from cachepolicy_runtime.store.server_info import ServerFigures
 
-__all__ = ["MemoryCacheStore", "MemoryControlStore", "MemoryLimitStore", "MemorySessionStore"]
-
-
-def monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    data: bytes
-    version: int
-    created_ms: int
-    expires_ms: int
-    index: str | None
-
-
-class MemorySessionStore:
-    """Bounded by the bytes of the content; at the bound the session used longest ago is forgotten."""
-
-    def __init__(self, now_ms: Callable[[], int] = monotonic_ms, max_bytes: int = 64 << 20) -> None:
-        self._now_ms = now_ms
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._epoch = secrets.token_hex(8)
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
-
-    async def load(self, key: str, *, idle_ms: int, absolute_ms: int) -> SessionRead:
-        now, session = self._now_ms(), self._live(key)
-        if session is None:
-            return SessionRead(self._epoch, None)
-        age = now - session.created_ms
-        if age >= absolute_ms:
-            self._remove(key)
-            return SessionRead(self._epoch, None)
-        self._put(key, replace(session, expires_ms=now + min(idle_ms, absolute_ms - age)))
-        return SessionRead(self._epoch, SessionRecord(session.data, session.version, age))
-
-    async def save(self, key: str, write: SessionWrite) -> SessionSaved:
-        now, source = self._now_ms(), write.replaces or key
-        stored = self._live(source)
-        version = stored.version if stored else 0
-        if version != write.expected_version:
-            return SessionSaved(False, version, self._epoch)
-        created = stored.created_ms if stored else now - write.age_ms
-        left = write.absolute_ms - (now - created)
-        if left <= 0:
-            return SessionSaved(False, 0, self._epoch)
-        index = write.index or (stored.index if stored else None)
-        self._remove(source)
-        self._put(key, _Session(write.data, version + 1, created, now + min(write.idle_ms, left), index))
-        return SessionSaved(True, version + 1, self._epoch)
-
-    async def destroy(self, keys: Sequence[str]) -> int:
-        found = [key for key in keys if self._live(key)]
-        for key in found:
-            self._remove(key)
-        return len(found)
-
-    async def destroy_owned(self, index: str) -> int:
-        return await self.destroy([key for key, session in self._sessions.items() if session.index == index])
-
-    def _live(self, key: str) -> _Session | None:
-        session = self._sessions.get(key)
-        if session is not None and session.expires_ms <= self._now_ms():
-            self._remove(key)
-            return None
-        return session
-
-    def _put(self, key: str, session: _Session) -> None:
-        self._remove(key)
-        self._sessions[key] = session
-        self._bytes += len(session.data)
-        while self._bytes > self._max_bytes:
-            self._remove(next(iter(self._sessions)))
-
-    def _remove(self, key: str) -> None:
-        session = self._sessions.pop(key, None)
-        if session is not None:
-            self._bytes -= len(session.data)
+__all__ = ["MemoryCacheStore", "MemoryControlStore", "MemoryLimitStore", "MemorySessionStore", "monotonic_ms"]
 
 
 class MemoryCacheStore:
@@ -139,6 +57,9 @@ class MemoryCacheStore:
     async def delete(self, *keys: str) -> None:
         for key in keys:
             self._remove(key)
+
+    def figures(self) -> ServerFigures:
+        return ServerFigures(len(self._values), self._bytes, self._max_bytes)
 
     def _remove(self, key: str) -> None:
         found = self._values.pop(key, None)

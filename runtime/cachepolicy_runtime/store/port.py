@@ -7,21 +7,27 @@ derive none. All times are milliseconds and come from the store's clock, never f
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from cachepolicy_runtime.store.errors import StoreUnavailable
 
 __all__ = [
+    "MAX_LISTED",
+    "Adjustment",
     "Admission",
     "Beat",
     "CacheItem",
     "CacheStore",
+    "Check",
     "ControlStore",
+    "Lease",
+    "LeaseCheck",
     "LimitCheck",
     "LimitStore",
     "RateState",
+    "SessionEntry",
     "SessionRead",
     "SessionRecord",
     "SessionSaved",
@@ -37,11 +43,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class WindowRate:
-    """At most ``limit`` units in any ``window_ms`` milliseconds (both ≥ 1), counted under ``key``."""
+    """At most ``limit`` units in any ``window_ms`` milliseconds (both ≥ 1), counted under ``key``.
+
+    ``log`` remembers every unit by itself (exact); otherwise sub-buckets of a tenth of the window are counted.
+    """
 
     key: str
     limit: int
     window_ms: int
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +60,55 @@ class LimitCheck:
 
     Attributes:
         rates: one or more windows that all have to hold.
-        weight: units this request costs (≥ 1).
+        weight: units this request costs (≥ 0).
+        prepared: what a store made of it the first time, to use it again.
     """
 
     rates: tuple[WindowRate, ...]
     weight: int = 1
+    prepared: list[Any] = field(default_factory=list, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCheck:
+    """At most ``limit`` leases at once under ``key``; each ends by itself after ``timeout_ms`` without renewal."""
+
+    key: str
+    limit: int
+    timeout_ms: int
+    prepared: list[Any] = field(default_factory=list, compare=False, repr=False)
+
+
+Check: TypeAlias = "LimitCheck | LeaseCheck"
+
+
+class Adjustment(NamedTuple):
+    """A correction of units that ``rate`` counted at ``at_us`` (the store's clock): so many more, or fewer.
+
+    It goes where they were counted and never takes a count below 0. What has left the window stays as it is.
+    A rate with a log can only be given back.
+    """
+
+    rate: WindowRate
+    at_us: int
+    units: int
+
+
+class Lease(NamedTuple):
+    """A lease that was got: its key and the id that it was asked with."""
+
+    key: str
+    id: str
 
 
 class RateState(NamedTuple):
-    """One rate after the decision.
+    """One rate (or the leases of one key) after the decision.
 
     Attributes:
         remaining: units still free, ≥ 0.
-        reset_ms: until the whole limit is free again if nothing more is spent.
-        retry_ms: 0 where this rate had room, else until it will have room for this weight.
+        reset_ms: until the whole limit is free again if nothing more is spent; 0 for leases.
+        retry_ms: 0 where this rate had room, else until it will have room for this weight. For leases nobody
+            knows, so it is when to try again.
     """
 
     remaining: int
@@ -76,35 +121,70 @@ class Admission(NamedTuple):
 
     Attributes:
         admitted: every check had room.
-        states: per check, per rate, in the order asked.
+        states: per check, per rate, in the order asked; a check of leases has one.
+        at_us: when, by the store's clock.
+        shadows: the same for each shadow by itself; counted if it had room and the checks were admitted.
     """
 
     admitted: bool
     states: tuple[tuple[RateState, ...], ...]
+    at_us: int = 0
+    shadows: tuple[Admission, ...] = ()
 
 
 class LimitStore(Protocol):
     """Counts what was admitted."""
 
-    async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
-        """Decide all checks at once and count the request in all of them, or in none."""
+    def admit(
+        self,
+        checks: Sequence[Check],
+        *,
+        shadows: Sequence[Check] = (),
+        lease: str = "",
+        refund: Sequence[Adjustment] = (),
+    ) -> Awaitable[Admission]:
+        """Decide all checks at once and count the request in all of them, or in none.
+
+        ``lease`` is the id of every lease that is got. ``refund`` is carried out in the same step if the checks
+        are refused. ``shadows`` are answered and change nothing about the decision.
+        """
+        ...
+
+    def adjust(self, adjustments: Sequence[Adjustment]) -> Awaitable[None]:
+        """Correct what was counted earlier, all in one step."""
+        ...
+
+    def renew(self, leases: Sequence[Lease], timeout_ms: int) -> Awaitable[None]:
+        """Let these leases last ``timeout_ms`` from now on, also those that had ended."""
+        ...
+
+    def release(self, leases: Sequence[Lease]) -> Awaitable[None]:
+        """End these leases; one that is not there is no error."""
         ...
 
 
 # --- sessions ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A stored session: its serialised content, its version (≥ 1) and its age since creation."""
+class SessionRecord(NamedTuple):
+    """A stored session.
+
+    Attributes:
+        data: its serialised content.
+        version: counts the saves, ≥ 1.
+        age_ms: since it was created.
+        owner: key of its owner's list; None where it has no owner.
+        label: what the application calls it; None where it has no name.
+    """
 
     data: bytes
     version: int
     age_ms: int
+    owner: str | None = None
+    label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRead:
+class SessionRead(NamedTuple):
     """Answer to a load: the record, or None where there is none, and the epoch of the store.
 
     The same epoch as before and no record means destroyed or expired; another epoch means that the store lost
@@ -127,6 +207,7 @@ class SessionWrite:
         replaces: key of the session that this one takes over (rotation): ``expected_version`` is then the
             old one's, whose age is kept and which is removed in the same step.
         age_ms: age to give a session that is created (0, except when a lost one is created again).
+        label: a name for the owner's list; None keeps the one that the session has, if any.
     """
 
     data: bytes
@@ -136,15 +217,32 @@ class SessionWrite:
     index: str | None = None
     replaces: str | None = None
     age_ms: int = 0
+    label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSaved:
-    """Answer to a save: whether it was written, the version now stored (0: none there), the epoch."""
+class SessionSaved(NamedTuple):
+    """Answer to a save.
+
+    Attributes:
+        saved: whether it was written.
+        version: the version now stored (0: none there).
+        epoch: the epoch of the store.
+        found: what is stored instead, where it was not written and there is something.
+    """
 
     saved: bool
     version: int
     epoch: str
+    found: SessionRecord | None = None
+
+
+class SessionEntry(NamedTuple):
+    """One session in its owner's list; times are Unix milliseconds of the store's clock."""
+
+    key: str
+    created_ms: int
+    used_ms: int
+    label: str | None
 
 
 class SessionStore(Protocol):
@@ -158,13 +256,21 @@ class SessionStore(Protocol):
         """Write a session if the stored version is the expected one."""
         ...
 
-    async def destroy(self, keys: Sequence[str]) -> int:
-        """Remove these sessions; returns how many there were."""
+    async def destroy(self, keys: Sequence[str], *, owner: str | None = None) -> int:
+        """Remove these sessions, with ``owner`` (key of a list) only those in it; returns how many it were."""
         ...
 
-    async def destroy_owned(self, index: str) -> int:
-        """Remove every session in an owner's list; returns how many there were."""
+    async def destroy_owned(self, index: str, *, keep: str | None = None) -> int:
+        """Remove every session in an owner's list except ``keep``; returns how many it were."""
         ...
+
+    async def owned(self, index: str, *, idle_ms: int, absolute_ms: int) -> list[SessionEntry]:
+        """An owner's sessions that are alive, the one begun last first; at most :data:`MAX_LISTED`. No use of them."""
+        ...
+
+
+#: Sessions of one owner that are listed.
+MAX_LISTED = 256
 
 
 # --- cache ------------------------------------------------------------------------------------------------

@@ -9,79 +9,12 @@ from cachepolicy.acknowledgement import LIFETIME_MS
 from cachepolicy.keys import KeyLayout
 from cachepolicy.stamps import MAX_FIELDS
 from cachepolicy_runtime.store.link import Argument, Reply
-from cachepolicy_runtime.store.port import (
-    Admission,
-    Beat,
-    CacheItem,
-    LimitCheck,
-    RateState,
-    SessionRead,
-    SessionRecord,
-    SessionSaved,
-    SessionWrite,
-)
+from cachepolicy_runtime.store.port import Beat, CacheItem
 from cachepolicy_runtime.store.replies import blob, blob_or_none, integer, items
 from cachepolicy_runtime.store.transport import Transport
 
 #: As many vectors are an answer that others should not wait behind.
 _MANY_KEYS = 16
-
-
-class RedisLimitStore:
-    """Sliding windows in hashes; see ``scripts/admit.lua``."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
-        keys: list[str] = []
-        args: list[Argument] = []
-        for check in checks:
-            for rate in check.rates:
-                keys.append(rate.key)
-                args += (rate.limit, rate.window_ms, check.weight)
-        numbers = [integer(reply) for reply in items(await self._transport.script("admit", keys, args))]
-        triples = iter(zip(numbers[1::3], numbers[2::3], numbers[3::3], strict=True))
-        states = tuple(tuple(RateState(*next(triples)) for _ in check.rates) for check in checks)
-        return Admission(numbers[0] == 1, states)
-
-
-class RedisSessionStore:
-    """Sessions in hashes, a user's sessions in a sorted set; see ``scripts/session_*.lua``."""
-
-    def __init__(self, transport: Transport, keys: KeyLayout) -> None:
-        self._transport = transport
-        self._epoch = keys.epoch
-
-    async def load(self, key: str, *, idle_ms: int, absolute_ms: int) -> SessionRead:
-        reply = items(
-            await self._transport.script("session_load", [key, self._epoch], [idle_ms, absolute_ms, _nonce()])
-        )
-        epoch = blob(reply[0]).decode()
-        if len(reply) == 1:
-            return SessionRead(epoch, None)
-        return SessionRead(epoch, SessionRecord(blob(reply[1]), integer(reply[2]), integer(reply[3])))
-
-    async def save(self, key: str, write: SessionWrite) -> SessionSaved:
-        keys = [key, self._epoch, *(name for name in (write.index, write.replaces) if name is not None)]
-        args: list[Argument] = [
-            write.data,
-            write.expected_version,
-            write.idle_ms,
-            write.absolute_ms,
-            write.age_ms,
-            _nonce(),
-            int(write.index is not None),
-            int(write.replaces is not None),
-        ]
-        epoch, saved, version = items(await self._transport.script("session_save", keys, args))
-        return SessionSaved(integer(saved) == 1, integer(version), blob(epoch).decode())
-
-    async def destroy(self, keys: Sequence[str]) -> int:
-        return integer(await self._transport.script("session_destroy", keys, [])) if keys else 0
-
-    async def destroy_owned(self, index: str) -> int:
-        return integer(await self._transport.script("session_destroy_owned", [index], []))
 
 
 class RedisCacheStore:

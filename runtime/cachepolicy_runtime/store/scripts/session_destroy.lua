@@ -1,12 +1,15 @@
 -- Remove sessions.
 --
 -- KEYS      hashes of sessions (fields as in session_load.lua)
--- answer    how many there were
+-- ARGV[1]   empty, or the key of an owner's list: only sessions of that owner
+-- answer    how many it were
 
 local found = 0
 for _, key in ipairs(KEYS) do
   local owner = redis.call('HGET', key, 'i')
-  if owner then redis.call('ZREM', owner, key) end
-  found = found + redis.call('DEL', key)
+  if ARGV[1] == '' or owner == ARGV[1] then
+    if owner then redis.call('ZREM', owner, key) end
+    found = found + redis.call('DEL', key)
+  end
 end
 return found
