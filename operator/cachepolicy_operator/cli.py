@@ -14,16 +14,25 @@ from pydantic import ValidationError
 
 from cachepolicy.document import Endpoint
 from cachepolicy.names import Role
-from cachepolicy_operator import render, validate
+from cachepolicy_operator import edits, render, validate
 from cachepolicy_operator.settings import DEFAULT_REDIS_IMAGE
 
 OK, WRONG, USAGE = 0, 1, 2
 _EXIT_CODES = """\
 exit codes:
   0  everything asked for was done; every file is valid
-  1  a CachePolicy is wrong, or the stack could not run; the reason is on standard error
+  1  a CachePolicy is wrong or, for status, not ready; the stack could not run, or the cluster refused; the reason is
+     on standard error
   2  wrong use, or a file that cannot be read
 """
+_EDITS = {
+    "pause": edits.PAUSE,
+    "resume": edits.RESUME,
+    "hibernate": edits.HIBERNATE,
+    "wake": edits.WAKE,
+}
+_GITOPS = """
+It changes the CachePolicy in the cluster, and warns where Argo CD or Flux keeps that as it is in Git."""
 _RENDER = """
 Secrets hold placeholders: the real values are made in the cluster, once. Directives of spec.redis.managed.*.config
 are left out: Redis takes them live, and what it took is written into its file."""
@@ -53,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_render(
         _verb(verbs, "render", "print every object that the operator makes of a CachePolicy", _RENDER)
     )
+    _add_status(_verb(verbs, "status", "show a CachePolicy in the cluster: conditions, Redis, Core, objects"))
+    for name, change in _EDITS.items():
+        _add_edit(_verb(verbs, name, change.said.partition(": ")[2], _GITOPS), change)
+    _add_purge(_verb(verbs, "purge", "empty the caches of a CachePolicy, or one scope of them", _GITOPS))
     _add_dev(_verb(verbs, "dev", "run a CachePolicy here: Redis, two replicas of Core, a stand-in provider"))
     return parser
 
@@ -132,6 +145,58 @@ def _url(text: str) -> str:
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise argparse.ArgumentTypeError(f"{reason}; such as redis://state:6379") from None
+
+
+# ------------------------------------------------------------------------------------------------ cluster
+
+
+def _add_cluster(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", metavar="NAME", help="name of the CachePolicy")
+    verb.add_argument("-n", "--namespace", help="its namespace (that of the current context)")
+    verb.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (KUBECONFIG, else ~/.kube/config)")
+
+
+def _add_status(verb: argparse.ArgumentParser) -> None:
+    _add_cluster(verb)
+    verb.add_argument("-w", "--watch", action="store_true", help="show it again whenever it changes")
+    verb.add_argument(
+        *("-o", "--output"), choices=("tree", "json", "yaml"), default="tree", help="form (%(default)s)"
+    )
+    verb.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import verbs
+
+    return verbs.status(options)
+
+
+def _add_edit(verb: argparse.ArgumentParser, change: edits.Edit) -> None:
+    _add_cluster(verb)
+    verb.set_defaults(run=_edit, change=change)
+
+
+def _edit(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import verbs
+
+    return verbs.edit(options, options.change)
+
+
+def _add_purge(verb: argparse.ArgumentParser) -> None:
+    _add_cluster(verb)
+    scopes = verb.add_mutually_exclusive_group()
+    scopes.add_argument("--kind", choices=("responses", "embeddings"), help="one of the two caches")
+    for name in ("tenant", "provider", "model", "tag"):
+        scopes.add_argument(
+            f"--{name}", help=f"what is cached of this {name}; without any option: everything"
+        )
+    verb.set_defaults(run=_purge)
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import verbs
+
+    return verbs.purge(options)
 
 
 # ----------------------------------------------------------------------------------------------------- dev

@@ -196,12 +196,14 @@ class Kube:
             return False
         return True
 
-    async def patch(self, kind: Kind, namespace: str, name: str, change: Json) -> Json:
+    async def patch(
+        self, kind: Kind, namespace: str, name: str, change: Json, *, manager: str = FIELD_MANAGER
+    ) -> Json:
         """JSON merge patch, for fields of objects that are not ours to apply (claims of a StatefulSet).
 
         Put `metadata.resourceVersion` into `change` to make it conditional.
         """
-        query = (("fieldManager", FIELD_MANAGER),)
+        query = (("fieldManager", manager),)
         content_type = "application/merge-patch+json"
         return await self._write(
             _Request(
@@ -308,6 +310,17 @@ class Kube:
     def _count(self, request: _Request, code: int, seconds: float) -> None:
         if self._on_request is not None:
             self._on_request(RequestDone(request.verb, request.kind.name, code, seconds))
+
+
+def context_namespace(kubeconfig: str | None = None) -> str:
+    """The namespace of the current context of a kubeconfig, as kubectl takes it."""
+    try:
+        _, active = kubernetes_config.kube_config.list_kube_config_contexts(  # type: ignore[no-untyped-call]
+            config_file=kubeconfig
+        )
+    except kubernetes_config.ConfigException:
+        return "default"
+    return str(active["context"].get("namespace") or "default")
 
 
 def error_of(

@@ -131,13 +131,8 @@ class Policy:
         return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """All Secrets of the policy, by name."""
-        wanted = (
-            names.redis_auth_secret,
-            names.core_secret,
-            names.core_keys_secret,
-            names.binding_secret,
-        )
+        """The Secrets that credentials are read back from, by name."""
+        wanted = (names.redis_auth_secret, names.core_secret, names.core_keys_secret)
         return {name(self.name): self.secret(name(self.name)) for name in wanted}
 
     # ------------------------------------------------------------------------------------------------- Redis

@@ -138,6 +138,16 @@ def test_edited_secrets_are_put_right(fixed: Policy) -> None:
     wait_for("the Secret to be put right", lambda: fixed.secrets() == before, timeout=30, every=0.5)
 
 
+def test_the_binding_leads_to_redis_and_comes_back_when_it_is_deleted(fixed: Policy) -> None:
+    """Service Binding: what ``status.binding.name`` names holds all that a client needs."""
+    name = fixed.status["binding"]["name"]
+    before = fixed.secret(name)
+    assert before["type"] == "redis"
+    assert fixed.redis(Role.STATE, "PING", user=before["username"], password=before["password"]) == "PONG"
+    assert fixed.cluster.delete("Secret", fixed.namespace, name)
+    wait_for("the binding to be back", lambda: fixed.secret(name) == before, timeout=30, every=0.5)
+
+
 def test_deleted_secrets_are_made_anew_and_the_pods_roll_once(fixed: Policy) -> None:
     before, lives = fixed.secrets(), fixed.lives()
     for name in before:

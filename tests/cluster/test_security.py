@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from tests.cluster.core import SELECTOR, SESSION, Core
-from tests.cluster.installation import OPERATOR, SYSTEM, Operator
-from tests.cluster.kube import Cluster, wait_for
+from tests.cluster.installation import OPERATOR, SYSTEM, Operator, core_spec
+from tests.cluster.kube import Cluster, Object, wait_for
 from tests.cluster.policy import Policy
+from tests.policies import with_value
 
 from cachepolicy import names
 from cachepolicy.names import Role
@@ -187,3 +188,74 @@ def can_i(cluster: Cluster, verb: str, resource: str) -> bool:
     answer = cluster.http.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", json=content)
     assert answer.is_success, answer.text
     return bool(answer.json()["status"]["allowed"])
+
+
+def bystander(policy: Policy, name: str) -> Object:
+    """A pod in the policy's namespace that has nothing to do with it, with the tools of Redis's image."""
+    image = policy.redis_pods()[0]["spec"]["containers"][0]["image"]
+    container = {
+        "name": "shell",
+        "image": image,
+        "command": ["sleep", "600"],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    return {
+        "metadata": {"name": name, "namespace": policy.namespace, "labels": {"app": name}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 999,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+        },
+    }
+
+
+def test_redis_admits_core_and_those_named_and_nobody_else(cluster: Cluster, policy: Policy) -> None:
+    """Core reports through the wall the whole time. Needs a network plug-in that enforces NetworkPolicies."""
+    name = "bystander"
+    cluster.create("Pod", bystander(policy, name))
+    wait_for(
+        "the bystander to run",
+        lambda: cluster.need("Pod", policy.namespace, name)["status"].get("phase") == "Running",
+        timeout=30,
+    )
+    hosts = [f"{names.server(policy.name, role)}.{policy.namespace}.svc" for role in Role]
+
+    def answers() -> list[str]:
+        """What an unauthenticated PING gets from each server, empty where nobody answers."""
+        ask = 'timeout 2 "$(command -v redis-cli || command -v valkey-cli)" -h "$0" PING 2>&1 || true'
+        return [cluster.execute(policy.namespace, name, "sh", "-c", ask, host) for host in hosts]
+
+    def reached() -> bool:
+        found = answers()
+        assert all("NOAUTH" in answer for answer in found), found
+        return True
+
+    def walled_off() -> bool:
+        found = answers()
+        assert not any("NOAUTH" in answer for answer in found), found
+        return True
+
+    try:
+        wait_for("the wall", walled_off, timeout=20)
+        policy.wait_enforced()
+        spec = core_spec()
+        peer = {"podSelector": {"matchLabels": {"app": name}}}
+        policy.apply(with_value("redis.managed.networkPolicy.extraFrom", [peer], spec))
+        wait_for("a way in", reached, timeout=20)
+        policy.apply(with_value("redis.managed.networkPolicy.extraFrom", [], spec))
+        wait_for("the wall again", walled_off, timeout=20)
+        policy.apply(with_value("redis.managed.networkPolicy.enabled", False, spec))
+        wait_for("no wall at all", reached, timeout=20)
+        assert cluster.get("NetworkPolicy", policy.namespace, names.network_policy(policy.name)) is None
+        policy.apply(spec)
+        wait_for("the wall once more", walled_off, timeout=20)
+        told = [event["reason"] for event in cluster.list("Event", policy.namespace)]
+        assert "NetworkPolicyCreated" in told, "closing an open server is told"
+        policy.wait_enforced()
+    finally:
+        cluster.delete("Pod", policy.namespace, name, grace=0)
