@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from cachepolicy import KeyLayout
+from cachepolicy import Identity, KeyLayout
 from cachepolicy.caches import EmbeddingCache
 from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CacheView, CombinedStamps
-from cachepolicy_runtime.keys import CacheSecret
-from cachepolicy_runtime.store.leases import LeaseStore, MemoryLeaseStore
+from cachepolicy_runtime.keys import CacheSecret, UpstreamRequest
+from cachepolicy_runtime.responses import Outcome, Responses
+from cachepolicy_runtime.store.leases import Claim, LeaseStore, MemoryLeaseStore
 from cachepolicy_runtime.store.memory import MemoryCacheStore
 from cachepolicy_runtime.store.port import CacheItem, CacheStore, StoreUnavailable
 
 SECRET = CacheSecret.derive(b"a key of a test, long enough")
 LAYOUT = KeyLayout("shop/core")
+
+
+ALICE = Identity("acme", "alice")
+REQUEST = UpstreamRequest(
+    "https://api.openai.com/v1/chat/completions",
+    {"model": "gpt-x", "messages": [{"role": "user", "content": "Hi"}]},
+)
 
 
 @dataclass
@@ -99,6 +108,11 @@ class SpyStore(MemoryCacheStore):
         super().__init__()
         self.items: dict[str, CacheItem] = {}
         self.trips: list[str] = []
+        self.gets = 0
+
+    async def get(self, key: str) -> bytes | None:
+        self.gets += 1
+        return await super().get(key)
 
     async def mget(self, keys: Any) -> list[bytes | None]:
         self.trips.append("mget")
@@ -128,3 +142,92 @@ def chat_body(text: str = "Hello.", **changes: Any) -> dict[str, Any]:
         "choices": [choice],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
     }
+
+
+class Provider:
+    """Answers "Hello 1.", "Hello 2.", … so that a second call shows."""
+
+    def __init__(self, status: int = 200, **changes: Any) -> None:
+        self.calls = 0
+        self.status = status
+        self._changes = changes
+
+    async def __call__(self) -> Answer:
+        self.calls += 1
+        return answer(chat_body(f"Hello {self.calls}.", **self._changes), self.status)
+
+
+class HeldProvider(Provider):
+    """Answers once it is let go; ``asked`` tells that somebody has called."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(**changes)
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> Answer:
+        got = await super().__call__()
+        self.asked.set()
+        await self.go.wait()
+        return got
+
+
+async def ask(
+    cache: Responses,
+    call: Callable[[], Awaitable[Answer]],
+    request: UpstreamRequest = REQUEST,
+    *,
+    identity: Identity | None = ALICE,
+    provider: str = "openai",
+    **more: Any,
+) -> Outcome[Answer]:
+    return await cache.get_or_call(request, call, provider=provider, identity=identity, **more)
+
+
+async def settled() -> None:
+    """Every task that can go on has gone on; for tests in which nothing waits for time or network."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class SharedLeases:
+    """The leases of several replicas over one store. Nobody's lease ends by time: a test ends it."""
+
+    def __init__(self, entries: CacheStore) -> None:
+        self.entries = entries
+        self.holders: dict[str, str] = {}
+        self.apart: dict[str, int] = {}
+        self._listeners: list[asyncio.Queue[str]] = []
+
+    async def claim(self, lease: str, nonce: str, ttl_ms: int, entry: str) -> Claim:
+        free = lease not in self.holders and lease not in self.apart
+        if free:
+            self.holders[lease] = nonce
+        return Claim(free, lease in self.apart, await self.entries.get(entry))
+
+    async def renew(self, lease: str, nonce: str, ttl_ms: int) -> bool:
+        return self.holders.get(lease) == nonce
+
+    async def release(self, lease: str, nonce: str, apart_ms: int) -> None:
+        if self.holders.get(lease) == nonce:
+            del self.holders[lease]
+            if apart_ms:
+                self.apart[lease] = apart_ms
+            self.tell(lease)
+
+    async def released(self) -> AsyncGenerator[str, None]:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._listeners.append(queue)
+        yield ""
+        while True:
+            yield await queue.get()
+
+    def lapse(self) -> None:
+        """As if every holder had died and its lease were over."""
+        names, self.holders = list(self.holders), {}
+        for name in names:
+            self.tell(name)
+
+    def tell(self, lease: str) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(lease)

@@ -10,8 +10,8 @@ from collections import OrderedDict
 
 from cachepolicy_runtime.response_entries import Found
 
-#: What an entry takes besides its name and its body: objects, the dict's slot (measured with tracemalloc, Python 3.12).
-OVERHEAD_BYTES = 900
+#: What an entry takes besides its name and its body: objects and their places (tracemalloc, C)
+OVERHEAD_BYTES = 1150
 
 
 class FirstLevel:

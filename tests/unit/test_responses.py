@@ -7,44 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.caches import LAYOUT, AwayStore, Clock, Policy, SpyStore, answer, chat_body
+from tests.caches import (
+    ALICE,
+    LAYOUT,
+    REQUEST,
+    AwayStore,
+    Clock,
+    Policy,
+    Provider,
+    SpyStore,
+    answer,
+    ask,
+    chat_body,
+)
 
 from cachepolicy import Duration, Identity
 from cachepolicy.purge import Purge
 from cachepolicy.response_cache import ModelCache, ProviderCache, ResponseCache
 from cachepolicy_runtime.answers import Answer
-from cachepolicy_runtime.keys import CacheSecret, UpstreamRequest
-from cachepolicy_runtime.responses import Outcome, Responses
-
-ALICE = Identity("acme", "alice")
-REQUEST = UpstreamRequest(
-    "https://api.openai.com/v1/chat/completions",
-    {"model": "gpt-x", "messages": [{"role": "user", "content": "Hi"}]},
-)
-
-
-class Provider:
-    """Answers "Hello 1.", "Hello 2.", … so that a second call shows."""
-
-    def __init__(self, status: int = 200, **changes: Any) -> None:
-        self.calls = 0
-        self._status = status
-        self._changes = changes
-
-    async def __call__(self) -> Answer:
-        self.calls += 1
-        return answer(chat_body(f"Hello {self.calls}.", **self._changes), self._status)
-
-
-async def ask(
-    cache: Responses,
-    call: Provider,
-    request: UpstreamRequest = REQUEST,
-    *,
-    identity: Identity | None = ALICE,
-    provider: str = "openai",
-) -> Outcome[Answer]:
-    return await cache.get_or_call(request, call, provider=provider, identity=identity)
+from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.responses import Responses
 
 
 async def test_the_second_identical_request_is_a_hit_with_the_same_bytes() -> None:
