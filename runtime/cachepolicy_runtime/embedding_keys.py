@@ -74,14 +74,14 @@ def names(
     asked = [query.provider, query.model, query.dimensions, query.input_type, stored_as]
     shared = secret.names.after(framed(KEY_VERSION, b"embedding", scope.encode(), canonical_json(asked)))
     place = layout.embedding(scope, query.model, "")
-    return [place + shared.hex(_content(item)) for item in inputs]
+    return [place + digest.hex() for digest in shared.many(map(_message, inputs))]
 
 
-def _content(item: Input) -> bytes:
+def _message(item: Input) -> tuple[bytes, bytes]:
     """The input behind one byte that tells texts from tokens; it ends the message, so it needs no length."""
     if isinstance(item, str):
-        return b"t" + item.encode("utf-8", "surrogatepass")
-    return struct.pack(f"<c{len(item)}Q", b"i", *item)
+        return b"t", item.encode("utf-8", "surrogatepass")
+    return b"i", struct.pack(f"<{len(item)}Q", *item)
 
 
 __all__ = ["EmbeddingQuery", "Input", "Inputs", "NotCanonicalError", "identities", "inputs_of", "names"]

@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from hmac import compare_digest
 from typing import NamedTuple
 
-from cachepolicy_runtime.macs import SEAL_BYTES, CacheSecret
+from cachepolicy_runtime.macs import SEAL_BYTES, CacheSecret, sealed_name
 
 MAGIC = b"CP\x02"
 _SEALED_AT = len(MAGIC) + SEAL_BYTES
@@ -117,19 +118,32 @@ class Opener:
     before the seal, which costs most.
     """
 
-    __slots__ = ("_common", "_payload_at", "_secret")
+    __slots__ = ("_common", "_payload_at", "_seals")
 
     def __init__(self, secret: CacheSecret, stamp: str, kind: str) -> None:
-        self._secret = secret
-        self._common = (
-            _SHAPE.pack(_PLAIN, len(stamp), len(kind), 0) + stamp.encode("ascii") + kind.encode("ascii")
-        )
+        shape = _SHAPE.pack(_PLAIN, len(stamp), len(kind), 0)
+        self._common = shape + stamp.encode("ascii") + kind.encode("ascii")
         self._payload_at = _SHAPE_AT + len(self._common)
+        self._seals = secret.seals
 
-    def payload(self, name: str, data: bytes) -> bytes | None:
-        """The payload; None where :func:`unpack` finds no entry or one of another stamp or type."""
-        alike = data.startswith(self._common, _SHAPE_AT) and data.startswith(MAGIC)
-        return data[self._payload_at :] if alike and _sealed(self._secret, name, data) else None
+    def payloads(self, names: Iterable[str], values: Iterable[bytes | None]) -> list[bytes | None]:
+        """The payload of each value; None where :func:`unpack` finds no entry under this name, or one of another
+        stamp or type."""
+        alike = [value if value is not None and self._alike(value) else None for value in values]
+        seals = iter(
+            self._seals.many(
+                (sealed_name(name), memoryview(value)[_SEALED_AT:])
+                for name, value in zip(names, alike, strict=True)
+                if value is not None
+            )
+        )
+        return [
+            value[self._payload_at :] if value is not None and _seal_is(value, next(seals)) else None
+            for value in alike
+        ]
+
+    def _alike(self, value: bytes) -> bool:
+        return value.startswith(self._common, _SHAPE_AT) and value.startswith(MAGIC)
 
 
 def expiry_of(data: bytes) -> tuple[int, int]:
@@ -139,7 +153,11 @@ def expiry_of(data: bytes) -> tuple[int, int]:
 
 
 def _sealed(secret: CacheSecret, name: str, data: bytes) -> bool:
-    return compare_digest(data[len(MAGIC) : _SEALED_AT], secret.seal(name, memoryview(data)[_SEALED_AT:]))
+    return _seal_is(data, secret.seal(name, memoryview(data)[_SEALED_AT:]))
+
+
+def _seal_is(data: bytes, seal: bytes) -> bool:
+    return compare_digest(data[len(MAGIC) : _SEALED_AT], seal[:SEAL_BYTES])
 
 
 def _compressed(payload: bytes) -> tuple[int, bytes]:

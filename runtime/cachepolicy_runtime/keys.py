@@ -94,10 +94,8 @@ def response_digest(secret: CacheSecret, scope: str, provider: str, request: Ups
     body = {name: value for name, value in request.body.items() if name not in IGNORED_FIELDS}
     if not body.get("stream", True):
         del body["stream"]  # false and null say what its absence says
-    return secret.names.hex(
-        _place(scope, provider, request.url),
-        framed(_listed(request.headers), canonical_json(body)),
-    )
+    place = _place(scope, provider, request.url)
+    return secret.names.digest(place, framed(_listed(request.headers), canonical_json(body))).hex()
 
 
 @lru_cache(maxsize=1024)

@@ -59,7 +59,8 @@ def _packed(values: Any) -> bytes:
     if hasattr(values, "dtype"):
         if values.ndim != 1 or values.dtype.kind not in "fiu":
             raise TypeError
-        return bytes(values.astype("<f4").tobytes())
+        with sys.modules["numpy"].errstate(over="ignore"):  # infinity, which is refused later
+            return bytes(values.astype("<f4").tobytes())
     if isinstance(values, bytes | bytearray):  # which are numbers, but not of a vector
         raise TypeError
     return _native(array("f", values)).tobytes()

@@ -180,7 +180,9 @@ def test_a_mac_is_hmac_sha256_of_all_chunks(key: bytes, chunks: list[bytes]) -> 
     """Whatever was hashed ahead, and for keys longer than a block too."""
     expected = hmac.digest(key, b"".join(chunks), "sha256")
     assert Mac(key).digest(*chunks) == Mac(key).after(*chunks[:2]).digest(*chunks[2:]) == expected
-    assert Mac(key).hex(*(memoryview(chunk) for chunk in chunks)) == expected.hex()
+    assert Mac(key).digest(*(memoryview(chunk) for chunk in chunks)) == expected
+    pairs = [(key, b"".join(chunks)), (b"".join(chunks), b"")]
+    assert Mac(key).many(pairs) == [Mac(key).digest(*pair) for pair in pairs]
 
 
 def test_beginning_a_message_leaves_the_mac_as_it_was() -> None:
