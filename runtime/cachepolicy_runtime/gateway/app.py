@@ -19,6 +19,7 @@ from cachepolicy_runtime.gateway.generation import CHAT, COMPLETIONS, MESSAGES, 
 from cachepolicy_runtime.gateway.passing import COUNT_TOKENS, MODELS, Models, posted
 from cachepolicy_runtime.gateway.responding import json_response
 from cachepolicy_runtime.gateway.sessions import SESSION, SessionRoutes
+from cachepolicy_runtime.gateway.warming import CachedRoute, Warming
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.upstream import Upstream, anthropic_from_env, openai_from_env
 
@@ -54,9 +55,11 @@ def create_app(
 
     app = FastAPI(title="Core", lifespan=lifespan, openapi_url=None)
     app.state.runtime = runtime
-    for method, path, answer in _routes(runtime, openai, anthropic):
+    cached = _cached_routes(runtime, openai, anthropic)
+    for method, path, answer in _routes(runtime, cached, openai, anthropic):
         app.add_api_route(path, answer, methods=[method], response_model=None)
-    app.mount("/cache", runtime.endpoints())
+    warming = Warming(cached)
+    app.mount("/cache", runtime.endpoints(warm=warming.warm, resolve=warming.resolve))
     shape_errors(app)
     # The last one added is the outermost.
     app.add_middleware(SessionMiddleware, runtime=runtime)
@@ -68,14 +71,29 @@ def create_app(
 Route = tuple[str, str, Callable[..., Awaitable[Response]]]
 
 
-def _routes(runtime: CacheRuntime, openai: Upstream | None, anthropic: Upstream | None) -> Iterator[Route]:
-    """Method, path and handler. The paths of a provider that is not configured are not there."""
+def _cached_routes(
+    runtime: CacheRuntime, openai: Upstream | None, anthropic: Upstream | None
+) -> dict[str, CachedRoute]:
+    """By path. Those of a provider that is not configured are not there."""
+    routes: dict[str, CachedRoute] = {}
     if openai is not None:
-        for path in (CHAT, COMPLETIONS, RESPONSES):
-            yield "POST", path, Generation(runtime, openai, path).answer
-        yield "POST", EMBEDDINGS, EmbeddingRoute(runtime, openai).answer
+        routes |= {path: Generation(runtime, openai, path) for path in (CHAT, COMPLETIONS, RESPONSES)}
+        routes[EMBEDDINGS] = EmbeddingRoute(runtime, openai)
     if anthropic is not None:
-        yield "POST", MESSAGES, Generation(runtime, anthropic, MESSAGES).answer
+        routes[MESSAGES] = Generation(runtime, anthropic, MESSAGES)
+    return routes
+
+
+def _routes(
+    runtime: CacheRuntime,
+    cached: Mapping[str, CachedRoute],
+    openai: Upstream | None,
+    anthropic: Upstream | None,
+) -> Iterator[Route]:
+    """Method, path and handler."""
+    for path, route in cached.items():
+        yield "POST", path, route.answer
+    if anthropic is not None:
         yield "POST", COUNT_TOKENS, posted(runtime, anthropic, COUNT_TOKENS)
     yield "GET", MODELS, Models(runtime, openai, anthropic).answer
     sessions = SessionRoutes(runtime)

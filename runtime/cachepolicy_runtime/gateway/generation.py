@@ -42,4 +42,5 @@ class Generation:
             call,
             provider=self.upstream.provider,
             identity=asked.identity,
+            tags=self._responses.tags_in(asked.headers),
         )
