@@ -134,6 +134,43 @@ REFUSED = (
     ),
     Refused("sessions.cookie.name", "a b", "the name of a cookie holds letters, digits and"),
     Refused("sessions.cookie.name", "", "the name of a cookie holds letters, digits and"),
+    Refused("sessions.cookie", {"domain": "example.com"}, "has path: / and no domain"),
+    Refused("sessions.cookie", {"name": "__Host-x", "path": "/a"}, "has path: / and no domain"),
+    Refused("sessions.cookie", {"path": "/a"}, "has path: / and no domain"),
+    Refused(
+        "sessions.cookie",
+        {"name": "s", "secure": False, "partitioned": True},
+        "partitioned needs secure: true",
+    ),
+    Refused("sessions.cookie.domain", ".example.com", "a domain is written in lower case"),
+    Refused("sessions.cookie.domain", "Example.com", "a domain is written in lower case"),
+    Refused("sessions.cookie.domain", "localhost", "a domain is written in lower case"),
+    Refused("sessions.cookie.path", "a", "the path of a cookie begins with /"),
+    Refused("sessions.cookie.path", "/a; Domain=example.com", "the path of a cookie begins with /"),
+    Refused("sessions.cookie.path", "/\r\nSet-Cookie: a=b", "the path of a cookie begins with /"),
+    Refused("sessions.header", {"name": "X-Auth-Token"}, "header needs carrier: Header or Either"),
+    Refused(
+        "sessions",
+        {"carrier": "Header", "header": {"name": "Authorization"}},
+        "the name of the header begins with X-",
+    ),
+    Refused(
+        "sessions",
+        {"carrier": "Either", "header": {"name": "X-A\n"}},
+        "the name of the header begins with X-",
+    ),
+    Refused(
+        "sessions.carrier",
+        "Both",
+        "input should be 'Cookie', 'Header' or 'Either'",
+        'supported values: "Cookie", "Header", "Either"',
+    ),
+    Refused(
+        "sessions.cookie.lifetime",
+        "Forever",
+        "input should be 'Persistent' or 'Browser'",
+        'supported values: "Persistent", "Browser"',
+    ),
     # Enumerations.
     Refused(
         "sessions.onStoreFailure",

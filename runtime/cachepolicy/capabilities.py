@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SESSIONS = "sessions"
+SESSIONS_HEADER = "sessions/header"
+SESSIONS_COOKIE_SCOPE = "sessions/cookieScope"
 RATE_LIMITS_REQUESTS = "rateLimits/requests"
 RATE_LIMITS_TOKENS = "rateLimits/tokens"
 RATE_LIMITS_CONCURRENCY = "rateLimits/concurrency"
@@ -30,6 +32,8 @@ PURGE_SCOPES = "purge/scopes"
 ALL = frozenset(
     {
         SESSIONS,
+        SESSIONS_HEADER,
+        SESSIONS_COOKIE_SCOPE,
         RATE_LIMITS_REQUESTS,
         RATE_LIMITS_TOKENS,
         RATE_LIMITS_CONCURRENCY,

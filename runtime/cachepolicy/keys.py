@@ -8,7 +8,7 @@ a pattern of an ACL or another tenant's keys; an empty part is refused.
 key                                   type    content
 ====================================  ======  =========================================================
 ``P:s:<id hash>``                     hash    one session
-``P:su:<tenant>/<user>``              zset    keys of a user's sessions, scored by expiry (ms)
+``P:su:<tenant>/<user>``              zset    keys of a user's sessions, scored by their last end
 ``P:w:<limit>:<window ms>:<by>``      string  the sub-buckets of one window of one limit
 ``P:g:<limit>:<window ms>:<by>``      list    the log of one window of one limit
 ``P:p:<limit>:<by>``                  zset    the requests under way that one limit knows
