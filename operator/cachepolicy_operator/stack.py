@@ -161,6 +161,8 @@ class Stack:
             "POD_NAME": f"core-{number}",
             "CACHEPOLICY_DEADLINE_MS": str(DEADLINE_MS),
         }
+        if self.standin is not None:  # it speaks both APIs
+            environment["CACHEPOLICY_ANTHROPIC_URL"] = self.standin.url
         if upstream.api_key_file is not None:
             environment["CACHEPOLICY_UPSTREAM_API_KEY_FILE"] = str(upstream.api_key_file)
         return Replica(self._program(f"core-{number}", GATEWAY, port, environment), port)
