@@ -12,7 +12,7 @@ from typing import Any
 
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.clients.exchange import Exchange, Reply, Sent, concerns_us
-from cachepolicy_runtime.spend import ByteStream
+from cachepolicy_runtime.streams import ByteStream
 
 #: They describe the bytes on the wire; what is handed on is decoded and whole.
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")

@@ -23,7 +23,8 @@ from cachepolicy_runtime.clients.refusals import refusal, unusable
 from cachepolicy_runtime.embedding_calls import EmbeddingRequest, ProviderRefusedError
 from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.keys import UpstreamRequest
-from cachepolicy_runtime.spend import ByteStream, LimitedError
+from cachepolicy_runtime.spend import LimitedError
+from cachepolicy_runtime.streams import ByteStream
 
 if TYPE_CHECKING:  # runtime.py makes these
     from cachepolicy_runtime.runtime import CacheRuntime
