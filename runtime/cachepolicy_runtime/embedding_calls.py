@@ -61,8 +61,9 @@ class EmbeddingRequest:
         if dimensions is not None and (not isinstance(dimensions, int) or isinstance(dimensions, bool)):
             return None
         other = {name: value for name, value in body.items() if name not in _IN_KEY}
+        given = body.get("input") or None  # nothing is for the provider to judge
         try:
-            inputs, text = inputs_of(body.get("input")), canonical_json(other).decode() if other else ""
+            inputs, text = inputs_of(given), canonical_json(other).decode() if other else ""
         except (ValueError, NotCanonicalError):
             return None
         return cls(body, model, inputs, dimensions, text, encoding == "base64")
