@@ -28,6 +28,8 @@ from cachepolicy_runtime.store.redis_stores import (
 
 SCRIPTS = (
     "acknowledge",
+    "lease_release",
+    "lease_renew",
     "limits",
     "session_destroy",
     "session_destroy_owned",

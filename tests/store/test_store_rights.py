@@ -14,6 +14,7 @@ from cachepolicy.identity import Identity
 from cachepolicy_operator.resources.acl import setuser_arguments
 from cachepolicy_operator.resources.credentials import Credentials as Made
 from cachepolicy_runtime.store.endpoint import Credentials, fixed, parse_url
+from cachepolicy_runtime.store.leases import RedisLeaseStore
 from cachepolicy_runtime.store.lua import script
 from cachepolicy_runtime.store.port import CacheItem, LimitCheck, SessionWrite, StoreUnavailable, WindowRate
 from cachepolicy_runtime.store.redis import RedisTransport
@@ -58,6 +59,13 @@ async def test_every_verb_works_as_core(core: RedisTransport) -> None:
     await stores.cache.mput([CacheItem(key, b"y", 1000)])
     assert (await stores.cache.get(key), await stores.cache.mget([key])) == (b"y", [b"y"])
     await stores.cache.delete(key)
+    leases = RedisLeaseStore(core, LAYOUT.released_channel)
+    assert (await leases.claim(f"{key}:s", "nonce", 1000, key)).held
+    assert await leases.renew(f"{key}:s", "nonce", 1000)
+    async with aclosing(leases.released()) as released:
+        await anext(released)
+        await leases.release(f"{key}:s", "nonce", 0)
+        await anext(released)
     assert "all" in await stores.control.stamps()
     await stores.control.set_stamps(["all"])
     assert (await stores.control.acknowledge("pod/1/x", b"{}")).live == 1
