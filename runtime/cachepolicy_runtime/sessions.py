@@ -63,6 +63,8 @@ class Sessions:
         self._keeper = SessionKeeper(store, now_ms)
         self._owners = SessionOwners(self._keeper)
         self._policy = policy
+        self.opened_by_middleware = False
+        """Requests get their session from a middleware of this process."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 from tests.caches import LAYOUT
 
-from cachepolicy.sessions import Cookie, SameSite, SessionStoreFailure
+from cachepolicy.sessions import Cookie, CookieLifetime, SameSite, SessionStoreFailure
 from cachepolicy.sessions import Sessions as SessionRules
 from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
-from cachepolicy_runtime.asgi.sessions import SessionMiddleware, set_cookie
+from cachepolicy_runtime.asgi.session_carriers import set_cookie
+from cachepolicy_runtime.asgi.sessions import SessionMiddleware, start_session
 from cachepolicy_runtime.asgi.types import App, Message, Receive, Scope, Send, bearer, client_ip, route_path
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateReport
 from cachepolicy_runtime.runtime import CacheRuntime
-from cachepolicy_runtime.session import Session
+from cachepolicy_runtime.session import (
+    Session,
+    SessionConflict,
+    SessionError,
+    SessionsUnavailable,
+    SessionTooLarge,
+    new_id,
+)
 from cachepolicy_runtime.sessions import SessionPolicy, Sessions
 from cachepolicy_runtime.store.memory import MemorySessionStore
 from cachepolicy_runtime.store.port import SessionEntry, SessionRead, SessionSaved, StoreUnavailable
+
+COOKIE = "__Host-session"
 
 ROOM = RateReport("per-user", 5, 60_000, 3, 12_000, 0)
 FULL = RateReport("per-user", 5, 60_000, 0, 60_000, 12_000)
@@ -54,7 +65,7 @@ class Client:
     """Calls an app without a server and keeps every message, in order."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self.app = app
         self.sent: list[Message] = []
         self.cookie: str | None = None
 
@@ -68,7 +79,7 @@ class Client:
             "client": ("192.0.2.1", 5),
         }
         self.sent = []
-        await self._app(scope, self._receive, self._send)
+        await self.app(scope, self._receive, self._send)
         for value in self.header(b"set-cookie"):
             self.cookie = value.decode().split(";")[0]
         return self
@@ -338,11 +349,182 @@ async def test_a_session_that_cannot_be_saved_is_an_error_and_not_a_loss(value: 
         (Cookie(), "Path=/; HttpOnly; SameSite=Lax; Secure"),
         (Cookie(name="s", secure=False), "Path=/; HttpOnly; SameSite=Lax"),
         (Cookie(name="s", same_site=SameSite.NONE), "Path=/; HttpOnly; SameSite=None; Secure"),
+        (
+            Cookie(name="s", domain="example.com", path="/a", partitioned=True),
+            "Domain=example.com; Path=/a; HttpOnly; SameSite=Lax; Secure; Partitioned",
+        ),
     ],
 )
 def test_the_cookie_is_always_http_only_and_follows_the_policy(cookie: Cookie, attributes: str) -> None:
     """RFC 6265bis; __Host- needs Path=/ and no Domain."""
     assert set_cookie(cookie, "v", 60) == f"{cookie.name}=v; Max-Age=60; {attributes}"
+    assert set_cookie(cookie, None, 60) == f"{cookie.name}=; Max-Age=0; {attributes}"
+    until_closed = cookie.model_copy(update={"lifetime": CookieLifetime.BROWSER})
+    assert set_cookie(until_closed, "v", 60) == f"{cookie.name}=v; {attributes}"
+    assert "Max-Age=0" in set_cookie(until_closed, None, 60)
+
+
+async def test_of_two_cookies_of_one_name_the_one_that_opens_a_session_counts() -> None:
+    """A browser sends both after the policy's domain or path has changed; the dead one may come first."""
+    seen: list[int] = []
+    client, _ = with_sessions(counting(seen))
+    await client.get()
+    alive = client.cookie
+    client.cookie = f"{COOKIE}={new_id()}; {alive}"
+    await client.get()
+    assert seen == [1, 2]
+    assert client.header(b"set-cookie") == []
+    client.cookie = "; ".join([f"{COOKIE}={new_id()}"] * 10 + [str(alive)])
+    await client.get()
+    assert seen == [1, 2, 1]  # nobody makes Redis look up as many ids as a header holds
+
+
+# --- a header in place of the cookie ----------------------------------------------------------------------
+
+
+def counting(seen: list[int]) -> Callable[[Session], None]:
+    def count(session: Session) -> None:
+        session["n"] = session.get("n", 0) + 1
+        seen.append(session["n"])
+
+    return count
+
+
+async def test_a_header_carries_the_id_and_no_cookie_is_set_or_looked_at() -> None:
+    """The answer tells a new id once; it is nothing for a cache on the way."""
+    seen: list[int] = []
+    client, _ = with_sessions(counting(seen), carrier="Header")
+    await client.get()
+    (token,) = client.header(b"x-auth-token")
+    assert client.header(b"set-cookie") == []
+    assert client.header(b"cache-control") == [b"no-store"]
+    assert client.header(b"vary") == [b"X-Auth-Token"]
+    await client.get(**{"x-auth-token": token.decode()})
+    assert client.header(b"x-auth-token") == []
+    await client.get(cookie=f"{COOKIE}={token.decode()}")
+    await client.get(authorization=f"Bearer {token.decode()}")
+    assert seen == [1, 2, 1, 1]
+
+
+async def test_of_either_the_header_wins_where_a_request_has_it() -> None:
+    """An empty header asks for a token; a request without it gets a cookie."""
+    rules: dict[str, Any] = {"carrier": "Either", "header": {"name": "X-Session"}}
+    seen: list[int] = []
+    client, _ = with_sessions(counting(seen), **rules)
+    await client.get(**{"x-session": ""})
+    (token,) = client.header(b"x-session")
+    assert client.header(b"set-cookie") == []
+    await client.get()
+    assert client.header(b"x-session") == []
+    assert client.cookie
+    await client.get(**{"x-session": token.decode()})
+    await client.get(**{"x-session": "guessed"})
+    assert client.header(b"set-cookie") == []
+    await client.get()
+    assert client.header(b"vary") == [b"Cookie, X-Session"]
+    assert seen == [1, 1, 2, 1, 2]
+
+
+async def test_a_new_id_and_an_end_are_told_by_the_header_too() -> None:
+    """The old token is worth nothing after a log-in; an empty header takes the token away."""
+    steps: list[Callable[[Session], None]] = [
+        lambda session: session.update(n=1),
+        lambda session: session.rotate(),
+        lambda session: seen.append(session.get("n")),
+        lambda session: session.destroy(),
+    ]
+    seen: list[object] = []
+    client, _ = with_sessions(in_turn(steps), carrier="Header")
+    await client.get()
+    (old,) = client.header(b"x-auth-token")
+    await client.get(**{"x-auth-token": old.decode()})
+    (new,) = client.header(b"x-auth-token")
+    assert new != old
+    await client.get(**{"x-auth-token": old.decode()})
+    await client.get(**{"x-auth-token": new.decode()})
+    assert client.header(b"x-auth-token") == [b""]
+    assert client.header(b"set-cookie") == []
+    assert seen == [None]
+
+
+# --- asked for early --------------------------------------------------------------------------------------
+
+
+async def test_a_session_asked_for_early_is_the_one_that_the_app_gets() -> None:
+    """By middleware around: one load, by the policy that held then."""
+    seen: list[int] = []
+    client, stub = with_sessions(counting(seen))
+    inner = client.app
+    openings = []
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        opening = start_session(stub(), scope)
+        openings.append(opening)
+        if opening is not None:
+            stub.session_policy = None
+        await inner(scope, receive, send)
+
+    client.app = around
+    await client.get()
+    await client.get()
+    assert [opening is not None for opening in openings] == [False, True]
+    assert seen == [1, 2]
+
+
+async def test_a_session_asked_for_early_in_an_outage_is_503_and_one_that_nobody_takes_is_no_error() -> None:
+    """A refusal by a limit never reaches the session's middleware."""
+    _, stub = with_sessions(counting([]), Sessions(Away()), on_store_failure=SessionStoreFailure.DENY)
+    scope: Scope = {"type": "http", "headers": [(b"cookie", f"{COOKIE}={new_id()}".encode())]}
+    unused = start_session(stub(), dict(scope))
+    assert unused is not None
+    await asyncio.sleep(0)
+    unused.cancel()
+    taken = start_session(stub(), scope)
+    assert taken is not None
+    with pytest.raises(SessionsUnavailable):
+        await taken.session()
+    taken.cancel()
+
+
+async def test_without_a_session_middleware_nothing_is_asked_early() -> None:
+    stub = StubRuntime(rules=SessionRules())
+    scope: Scope = {"type": "http", "headers": [(b"cookie", f"{COOKIE}={new_id()}".encode())]}
+    assert start_session(stub(), scope) is None
+
+
+# --- what an app leaves to the middleware -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (SessionsUnavailable("the store is away"), 503),
+        (SessionConflict("another request was faster"), 409),
+        (SessionTooLarge(5, 4), 500),
+    ],
+)
+async def test_an_error_of_a_session_that_the_app_does_not_catch_is_an_answer(
+    error: SessionError, status: int
+) -> None:
+    """As long as the app has not answered itself."""
+
+    def fail(session: Session) -> None:
+        raise error
+
+    client, _ = with_sessions(fail)
+    await client.get()
+    assert client.status == status
+    assert str(error).encode() in client.body
+
+
+async def test_an_answer_that_nobody_looked_into_a_session_for_varies_on_nothing() -> None:
+    """Caches on the way may keep it; others vary on the cookie."""
+    client, _ = with_sessions(lambda session: None)
+    await client.get()
+    assert client.header(b"vary") == []
+    client, _ = with_sessions(lambda session: session.get("a"))
+    await client.get()
+    assert client.header(b"vary") == [b"Cookie"]
 
 
 # --- what is read from a scope ----------------------------------------------------------------------------
