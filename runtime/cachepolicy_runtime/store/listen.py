@@ -54,9 +54,7 @@ class Subscription(Link):
         self._messages.put_nowait(None)
 
 
-async def listen(
-    server: str, dialler: Dialler, channel: str, connect_s: float, quiet_s: float = QUIET_S
-) -> AsyncGenerator[None, None]:
+async def listen(server: str, dialler: Dialler, channel: str, connect_s: float) -> AsyncGenerator[None, None]:
     """Yields once when subscribed and once for each message. Ends by raising StoreUnavailable."""
     link: Subscription | None = None
     try:
@@ -66,7 +64,7 @@ async def listen(
             first = await link.message()
         _subscribed(first)
         yield
-        async for _ in _messages(link, quiet_s):
+        async for _ in _messages(link):
             yield
     except (OSError, ValueError, Refused) as error:
         raise StoreUnavailable(server, reason_of(error)) from None
@@ -82,13 +80,13 @@ def _subscribed(first: Reply) -> None:
         raise ConnectionResetError
 
 
-async def _messages(link: Subscription, quiet_s: float) -> AsyncGenerator[None, None]:
+async def _messages(link: Subscription) -> AsyncGenerator[None, None]:
     """Raises ``ConnectionResetError`` when the connection is lost, ``TimeoutError`` where the server is silent
     when asked."""
     asked = False
     while True:
         try:
-            async with asyncio.timeout(quiet_s):
+            async with asyncio.timeout(QUIET_S):
                 reply = await link.message()
         except TimeoutError:
             if asked:

@@ -12,10 +12,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
-from cachepolicy_runtime.store.breaker import Breaker, Change
+from cachepolicy_runtime.store.breaker import Breaker, Change, State
 from cachepolicy_runtime.store.dial import Dialler
 from cachepolicy_runtime.store.endpoint import NO_LOGIN, Address, CredentialSource, Topology
 from cachepolicy_runtime.store.errors import Redirected, StoreUnavailable
@@ -36,6 +35,9 @@ _log = logging.getLogger("cachepolicy.store")
 _REPEAT_S = 60.0
 #: A server that refuses writes is connected to anew at most this often: behind the name may be another by now.
 _RENEW_S = 1.0
+#: What is asked of a server that was away. A node of a cluster answers PING also while the cluster is down.
+_PROBE: Command = ("PING",)
+_CLUSTER_PROBE: Command = ("EXISTS", "{probe}")
 _CLOSED = "the transport was closed"
 _TOO_MANY = "too many calls are waiting"
 
@@ -58,6 +60,7 @@ class RedisTransport:
         self.server = server
         self._settings = settings or TransportSettings()
         self._sentinel = address.topology is Topology.SENTINEL
+        self._probe_command = _CLUSTER_PROBE if address.clustered else _PROBE
         self._dialler = Dialler(
             address, credentials, TlsContext(tls or TlsFiles()), sentinel_credentials, server
         )
@@ -183,8 +186,9 @@ class RedisTransport:
     def _judge(self, reply: ErrorReply) -> None:
         """What an error says about the server."""
         if reply.whole_server or (reply.code == "READONLY" and self._sentinel):
-            self._suspect = True
             self._failed(reply.reason)
+            # Where the breaker bears more failures, the connection goes on, and tells next that it was heard.
+            self._suspect = self._breaker.closed
             return
         self._log_once(reply.reason, "%s store: %s to a command")
         if reply.code == "READONLY" and time.monotonic() - self._renewed_at > _RENEW_S:
@@ -228,10 +232,15 @@ class RedisTransport:
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.connect_deadline_s
-        call = Call(pack(("PING",)), 1, loop.create_future(), until)
+        call = Call(pack(self._probe_command), 1, loop.create_future(), until)
         self._lane.send(call)
-        with suppress(StoreUnavailable):
+        try:
             await call.answer
+        except StoreUnavailable as error:
+            if (
+                self._breaker.state is State.HALF_OPEN
+            ):  # the failure was not counted: the connection was to blame
+                self._breaker.failed(error.reason)
 
     def _tell(self, change: Change) -> None:
         if change.available:
