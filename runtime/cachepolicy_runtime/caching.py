@@ -1,11 +1,10 @@
-"""What the two caches have in common: the view that one request works with, and the counts."""
+"""What the two caches have in common: the view that one request works with, and how lookups are counted."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cachepolicy.caches import EmbeddingCache
 from cachepolicy.keys import KeyLayout
@@ -79,7 +78,7 @@ def wall_clock_ms() -> int:
 
 @dataclass(slots=True)
 class Tally:
-    """Hits and misses of one provider in this process."""
+    """Hits and misses in this process."""
 
     hits: int = 0
     misses: int = 0
@@ -89,31 +88,3 @@ class Tally:
         lookups = self.hits + self.misses
         ratio = round(self.hits / lookups, 4) if lookups else None
         return {"hits": self.hits, "misses": self.misses, "ratio": ratio}
-
-
-@dataclass(slots=True)
-class CacheCounts:
-    """What one cache did since this process started. Words are short reasons, never anything of a request."""
-
-    providers: dict[str, Tally] = field(default_factory=dict)
-    stored: int = 0
-    bypassed: Counter[str] = field(default_factory=Counter)
-    not_stored: Counter[str] = field(default_factory=Counter)
-    store_failures: int = 0
-
-    def of(self, provider: str | None) -> Tally:
-        return self.providers.setdefault(provider or "unnamed", Tally())
-
-    def as_dict(self) -> dict[str, object]:
-        total = Tally(
-            sum(tally.hits for tally in self.providers.values()),
-            sum(tally.misses for tally in self.providers.values()),
-        )
-        return {
-            **total.as_dict(),
-            "stored": self.stored,
-            "bypassed": dict(self.bypassed),
-            "notStored": dict(self.not_stored),
-            "storeFailures": self.store_failures,
-            "providers": {name: tally.as_dict() for name, tally in sorted(self.providers.items())},
-        }
