@@ -112,6 +112,21 @@ def test_the_network_policy_lets_in_the_operator_that_is_deployed() -> None:
     assert deployment["metadata"]["namespace"] == render.OPERATOR_NAMESPACE
 
 
+def test_the_overlay_for_one_namespace_has_roles_only_and_the_same_rules() -> None:
+    objects = kustomize(MANIFESTS / "overlays/namespaced")
+    kinds = {item["kind"] for item in objects}
+    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "Deployment"}
+    assert {item["metadata"]["namespace"] for item in objects} == {"masterclaw"}
+    cluster = of_kind(kustomize(MANIFESTS / "base"), "ClusterRole")["cachepolicy-operator"]
+    assert of_kind(objects, "Role")["cachepolicy-operator-policies"]["rules"] == cluster["rules"]
+    (container,) = containers(of_kind(objects, "Deployment")["cachepolicy-operator"])
+    watched = {item["name"]: item.get("valueFrom") for item in container["env"]}
+    assert watched["CACHEPOLICY_WATCH_NAMESPACES"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    for binding in of_kind(objects, "RoleBinding").values():
+        (subject,) = binding["subjects"]
+        assert subject["namespace"] == "masterclaw"
+
+
 def test_controllers_of_service_binding_may_find_the_binding() -> None:
     role = of_kind(kustomize(MANIFESTS / "base"), "ClusterRole")["cachepolicy-servicebinding"]
     assert role["metadata"]["labels"] == {"servicebinding.io/controller": "true"}
