@@ -13,6 +13,7 @@ import pytest
     [
         ("cachepolicy_operator.console:main", "yaml", "operator"),
         ("cachepolicy_runtime.console:gateway", "fastapi", "gateway"),
+        ("cachepolicy_cli.console:main", "rich", "cli"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(entry: str, package: str, extra: str) -> None:
