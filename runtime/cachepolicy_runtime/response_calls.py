@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cachepolicy_runtime.answers import Answer, refusal, said
+from cachepolicy_runtime.answers import Answer, said
 from cachepolicy_runtime.background import Background
 from cachepolicy_runtime.coalescing import (
     FAILED_MS,
@@ -30,7 +30,7 @@ from cachepolicy_runtime.response_outcome import (
     forwarded,
 )
 from cachepolicy_runtime.store.errors import StoreUnavailable
-from cachepolicy_runtime.usage import Usage, usage_of_json
+from cachepolicy_runtime.usage import Usage
 
 A = TypeVar("A")
 Call = Callable[[], Awaitable[A]]
@@ -86,10 +86,11 @@ class Calls:
         """Store it if it may be; how ``Cache-Status`` says what became of it."""
         if trip.asked.no_store:
             return None, "detail=no-store"
-        if why := refusal(answer, trip.place.rules.cacheable):
+        judge = trip.place.judge
+        if why := judge.refusal(answer, trip.place.rules.cacheable):
             self._counts.not_stored[why] += 1
             return None, f"detail={why}"
-        facts = Facts(trip.tags, usage_of_json(answer.body) or Usage(), took_ms)
+        facts = Facts(trip.tags, judge.usage(answer.body) or Usage(), took_ms)
         found, stored = await self._lookup.store(trip, answer, facts)
         return found, "stored" if stored else f"detail={STORE_AWAY}"
 

@@ -61,6 +61,8 @@ class Lookup:
         self._first = FirstLevel()
         #: Same arguments, same answer: see :meth:`Places.of`.
         self.place = self._places.of
+        #: The same for :meth:`Places.stamp`.
+        self.stamp = self._places.stamp
 
     def trip(self, view: CacheView, place: Place, asked: Asked, tags: tuple[str, ...]) -> Trip:
         """Raises ``ValueError`` for tags that are none."""

@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cachepolicy.caches import CacheMode
 from cachepolicy.identity import Identity
 from cachepolicy.keys import GLOBAL_SCOPE, tenant_scope, user_scope
-from cachepolicy.response_cache import CacheScope, ResponseCache
+from cachepolicy.response_cache import Cacheable, CacheScope, ResponseCache
 from cachepolicy.stamps import Scope
+from cachepolicy_runtime.answers import Answer, refusal
 from cachepolicy_runtime.caching import CacheView
 from cachepolicy_runtime.freshness import jittered
 from cachepolicy_runtime.keys import NotCanonicalError, UpstreamRequest, response_digest
+from cachepolicy_runtime.usage import Usage, usage_of_json
 
 KIND = "responses"
 _MAX_KNOWN = 4096
 
 StampOf = Callable[[Scope], "str | None"]
+
+
+class Judge(NamedTuple):
+    """How an answer is read: why it must not be stored, and what it cost."""
+
+    refusal: Callable[[Answer, Cacheable], str | None]
+    usage: Callable[[bytes], Usage | None]
+
+
+_GENERATED = Judge(refusal, usage_of_json)
 
 
 @dataclass(slots=True)
@@ -30,6 +43,7 @@ class Place:
         stamp: combined stamp without tags, from before the provider was asked: a purge in between makes the
             entry a miss.
         tenant: None where all tenants share the entry.
+        judge: reads the answers that are to be stored there.
     """
 
     name: str
@@ -39,6 +53,7 @@ class Place:
     provider: str
     model: str | None
     tenant: str | None
+    judge: Judge = _GENERATED
 
     @property
     def ttl_ms(self) -> int:

@@ -36,6 +36,7 @@ from cachepolicy_runtime.response_outcome import (
     not_cached,
 )
 from cachepolicy_runtime.response_places import Place, scope_of
+from cachepolicy_runtime.values import Values
 
 __all__ = ["Inspection", "OnMiss", "Outcome", "Responses"]
 
@@ -51,6 +52,7 @@ class Responses:
     Attributes:
         counts: what it did.
         on_miss: told of each lookup that missed, before the provider is asked.
+        values: what is cached beside answers.
     """
 
     def __init__(self, view: ViewSource, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
@@ -60,6 +62,7 @@ class Responses:
         self.on_miss: OnMiss | None = None
         self._lookup = Lookup(self.counts, now_ms)
         self._calls = Calls(self._lookup, self.counts, now_ms)
+        self.values = Values(view, self._lookup, self._calls, self.counts, now_ms)
 
     async def aclose(self) -> None:
         """End what goes on in the background."""
