@@ -39,9 +39,7 @@ async def run(server: Server) -> list[Figure]:
         for start in range(0, ENTRIES, _AT_ONCE):
             await _script(client, _FILL, place, start, start + _AT_ONCE - 1)
         assert await client.dbsize() >= ENTRIES
-        await _log_every_command(client)
-        clears = [await _clear(runtime) for _ in range(ROUNDS)]
-        longest = await _longest_command(client)
+        clears, longest = zip(*[await _round(client, runtime) for _ in range(ROUNDS)], strict=True)
         keys = await _milliseconds(lambda: _script(client, _KEYS, place))
         flush = await _milliseconds(lambda: cast(Awaitable[object], client.flushall()))
     return [
@@ -53,8 +51,18 @@ async def run(server: Server) -> list[Figure]:
             5.0,
             peers={"KEYS, nothing deleted yet": keys, "FLUSHALL, sessions and limits lost": flush},
         ),
-        Figure("14", "longest command of the server meanwhile", spread_of([longest]), "ms", 1.0),
+        Figure("14", "longest command of the server meanwhile", spread_of(longest), "ms", 1.0),
     ]
+
+
+async def _round(client: redis.asyncio.Redis, runtime: CacheRuntime) -> tuple[float, float]:
+    """Milliseconds of a clear, and of the longest command that the server carried out meanwhile."""
+    await client.config_set("slowlog-max-len", 10_000)
+    await client.config_set("slowlog-log-slower-than", 0)
+    await client.slowlog_reset()
+    taken = await _clear(runtime)
+    await client.config_set("slowlog-log-slower-than", -1)
+    return taken, max(float(entry["duration"]) for entry in await client.slowlog_get(10_000)) / 1000
 
 
 async def _clear(runtime: CacheRuntime) -> float:
@@ -74,18 +82,6 @@ async def _ask(runtime: CacheRuntime) -> bool:
 
     outcome = await runtime.responses.get_or_call(_REQUEST, provider, provider="openai", identity=product.WHO)
     return outcome.hit
-
-
-async def _log_every_command(client: redis.asyncio.Redis) -> None:
-    await client.config_set("slowlog-max-len", 10_000)
-    await client.config_set("slowlog-log-slower-than", 0)
-    await client.slowlog_reset()
-
-
-async def _longest_command(client: redis.asyncio.Redis) -> float:
-    """Milliseconds, of every command since the log was emptied."""
-    await client.config_set("slowlog-log-slower-than", -1)
-    return max(float(entry["duration"]) for entry in await client.slowlog_get(10_000)) / 1000
 
 
 async def _script(client: redis.asyncio.Redis, text: str, *arguments: str | int) -> None:
