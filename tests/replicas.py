@@ -95,6 +95,7 @@ class Site:
             "CACHEPOLICY_DIR": str(self.policy),
             "CACHEPOLICY_API_KEYS_FILE": str(self.folder / "api-keys.json"),
             "CACHEPOLICY_UPSTREAM_URL": "http://standin",
+            "CACHEPOLICY_ANTHROPIC_URL": "http://standin",
             # A busy machine is no outage.
             "CACHEPOLICY_DEADLINE_MS": "3000",
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Core:
         transport = httpx.ASGITransport(app or self.app)
         return httpx.AsyncClient(transport=transport, base_url="http://core")
 
-    def resolve(self, path: str) -> tuple[str, str]:
-        return {"/chat": ("openai", URL)}[path]
+    def resolve(self, path: str, headers: Mapping[str, str]) -> tuple[str, str, Mapping[str, str]]:
+        return {"/chat": ("openai", URL, headers)}[path]
 
     async def warm(self, asked: WarmRequest) -> str:
         if asked.path != "/chat":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.endpoints import WarmRefusedError, WarmRequest
 from cachepolicy_runtime.caller import acting_as
-from cachepolicy_runtime.gateway.asking import Asked
+from cachepolicy_runtime.gateway.asking import Asked, forwarded
 from cachepolicy_runtime.gateway.embeddings import EmbeddingRoute
 from cachepolicy_runtime.gateway.generation import Generation
 from cachepolicy_runtime.responses import Outcome
@@ -42,7 +42,8 @@ class Warming:
             raise WarmRefusedError(f"the provider answered with status {found.answer.status}")
         return found.cache_status
 
-    def resolve(self, path: str) -> tuple[str, str]:
-        """The provider's name and the URL that a request to ``path`` goes to; ``KeyError`` where it is not cached."""
+    def resolve(self, path: str, headers: Mapping[str, str]) -> tuple[str, str, Mapping[str, str]]:
+        """The provider's name, and the URL and headers that a request to ``path`` goes out with; ``KeyError`` where
+        nothing is cached."""
         upstream = self._routes[path].upstream
-        return upstream.provider, upstream.url(path)
+        return upstream.provider, upstream.url(path), forwarded(upstream, headers)

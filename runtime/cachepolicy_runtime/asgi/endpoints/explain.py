@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,8 +14,9 @@ from cachepolicy_runtime.keys import UpstreamRequest
 if TYPE_CHECKING:
     from cachepolicy_runtime.runtime import CacheRuntime
 
-#: The provider's name and the URL that a request to this path of the application is sent to; KeyError: none.
-Resolve = Callable[[str], tuple[str, str]]
+#: From a path of the application and a caller's headers (lower case): the provider's name, and the URL and headers
+#: that such a request is sent with. KeyError: nothing is cached there.
+Resolve = Callable[[str, Mapping[str, str]], tuple[str, str, Mapping[str, str]]]
 
 _NEEDS = "say path (of this application), or url and provider (of the request to the provider)"
 
@@ -51,10 +52,10 @@ class ExplainHandler:
 
     async def __call__(self, body: bytes) -> Reply:
         asked = parsed(ExplainRequest, body)
-        provider, url = self._place(asked)
-        headers = {name.lower(): value for name, value in asked.headers.items()}
+        given = {name.lower(): value for name, value in asked.headers.items()}
+        provider, url, headers = self._place(asked, given)
         request = UpstreamRequest(
-            url, asked.body, headers=headers, cache_control=headers.get("cache-control", "")
+            url, asked.body, headers=headers, cache_control=given.get("cache-control", "")
         )
         try:
             explanation = await self._runtime.explain(request, provider=provider, identity=asked.identity)
@@ -62,15 +63,15 @@ class ExplainHandler:
             raise RefusedError(400, str(error)) from None
         return json_reply(explanation)
 
-    def _place(self, asked: ExplainRequest) -> tuple[str, str]:
+    def _place(self, asked: ExplainRequest, given: Mapping[str, str]) -> tuple[str, str, Mapping[str, str]]:
         if asked.url is not None and asked.provider is not None:
-            return asked.provider, asked.url
+            return asked.provider, asked.url, given
         if self._resolve is None:
             raise RefusedError(
                 501,
                 "This application does not say where it sends what: give url and provider, or runtime.endpoints(resolve=…).",
             )
         try:
-            return self._resolve(asked.path or "")
+            return self._resolve(asked.path or "", given)
         except KeyError:
             raise RefusedError(400, "path: this application caches nothing there") from None
