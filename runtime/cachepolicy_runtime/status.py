@@ -51,8 +51,10 @@ class LimitCounts:
 def session_stats(counts: SessionCounts) -> dict[str, int]:
     return {
         "conflicts": counts.conflicts,
+        "retried": counts.retried,
         "recreated": counts.recreated,
         "copiesServed": counts.copies_served,
+        "revoked": counts.revoked,
     }
 
 

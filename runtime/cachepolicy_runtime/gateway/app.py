@@ -18,7 +18,7 @@ from cachepolicy_runtime.gateway.errors import shape_errors
 from cachepolicy_runtime.gateway.generation import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Generation
 from cachepolicy_runtime.gateway.passing import COUNT_TOKENS, MODELS, Models, posted
 from cachepolicy_runtime.gateway.responding import json_response
-from cachepolicy_runtime.gateway.sessions import SESSION, SessionRoutes
+from cachepolicy_runtime.gateway.sessions import ONE_OF_SESSIONS, SESSION, SESSIONS, SessionRoutes
 from cachepolicy_runtime.gateway.warming import CachedRoute, Warming
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.upstream import Upstream, anthropic_from_env, openai_from_env
@@ -100,6 +100,9 @@ def _routes(
     yield "GET", SESSION, sessions.read
     yield "PUT", SESSION, sessions.write
     yield "DELETE", SESSION, sessions.end
+    yield "GET", SESSIONS, sessions.list_all
+    yield "DELETE", SESSIONS, sessions.end_all
+    yield "DELETE", ONE_OF_SESSIONS, sessions.end_one
     for path in ("/healthz", "/readyz"):
         yield "GET", path, _alive
 

@@ -19,6 +19,7 @@ from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.gateway.responding import json_response
 from cachepolicy_runtime.ratelimit import Decision
 from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, problem, status_of
+from cachepolicy_runtime.session import SessionConflict, SessionError, SessionsUnavailable
 from cachepolicy_runtime.upstream import UpstreamError
 
 _ANTHROPIC_PATHS = "/v1/messages"
@@ -52,6 +53,13 @@ def shape_errors(app: FastAPI) -> None:
         status = error.status if isinstance(error, UpstreamError) else 502
         return _error(request, status, str(error), "upstream_error")
 
+    async def session_failed(request: Request, error: Exception) -> Response:
+        if isinstance(error, SessionsUnavailable):
+            return _error(request, 503, str(error), "sessions_unavailable", headers={"Retry-After": "1"})
+        if isinstance(error, SessionConflict):
+            return _error(request, 409, str(error), "session_conflict")
+        return _error(request, 500, str(error))
+
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
         return _error(request, error.status_code, str(error.detail), headers=error.headers)
@@ -62,6 +70,7 @@ def shape_errors(app: FastAPI) -> None:
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(UpstreamError, upstream_failed)
     app.add_exception_handler(EmbeddingError, upstream_failed)
+    app.add_exception_handler(SessionError, session_failed)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, broken)
 
