@@ -217,7 +217,7 @@ def _sentinel(primary_port: int) -> Iterator[Node]:
 
 def _replication(node: Node) -> str:
     with node.client() as client:
-        return f"connected_slaves:{client.info('replication')['connected_slaves']}"  # type: ignore[index]
+        return f"connected_slaves:{client.info('replication')['connected_slaves']}"
 
 
 def _sees_all(sentinel: Node) -> bool:

@@ -52,7 +52,7 @@ async def test_after_a_fail_over_writes_go_to_the_new_primary(pair: Watched) -> 
     await transport.call("WAIT", 1, 900)
     pair.sentinels[0].ask("SENTINEL", "FAILOVER", "main")
     async with asyncio.timeout(FAIL_OVER_S):
-        while pair.servers[1].ask("ROLE")[0] != "master":  # type: ignore[index]
+        while "master" not in str(pair.servers[1].ask("ROLE")):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
     await until_written(transport, "b")
     async with asyncio.timeout(FAIL_OVER_S):

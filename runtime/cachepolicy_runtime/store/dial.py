@@ -9,7 +9,13 @@ from contextlib import suppress
 from typing import TypeVar
 
 from cachepolicy_runtime.store.endpoint import NO_LOGIN, Address, Credentials, CredentialSource, Topology
-from cachepolicy_runtime.store.failures import AUTHENTICATION, ErrorReply, Refused
+from cachepolicy_runtime.store.failures import (
+    AUTHENTICATION,
+    CLOSED_BY_SERVER,
+    ErrorReply,
+    Refused,
+    reason_of,
+)
 from cachepolicy_runtime.store.link import Command, Link, Reply
 from cachepolicy_runtime.store.tls import TlsContext
 
@@ -21,6 +27,9 @@ _WRONG_MODES = {
     "and sessions and rate limits cannot be kept in one",
     "sentinel": "the server is a Sentinel: name it as redis+sentinel://host:port/name-of-the-primary",
 }
+_NO_CERTIFICATE = (
+    "the server ended the TLS connection at once: it may ask for a client certificate, or another one"
+)
 AnyLink = TypeVar("AnyLink", bound=Link)
 
 
@@ -36,9 +45,13 @@ class Dialler:
         address: Address,
         credentials: CredentialSource,
         tls: TlsContext,
+        *,
         sentinel_credentials: CredentialSource = NO_LOGIN,
         name: str = "",
+        handshake_s: float = 0.9,
     ) -> None:
+        """``name`` is shown in the server's list of clients; ``handshake_s`` is the longest time for that of TLS."""
+        self._handshake_s = handshake_s
         self._address = address
         self._credentials = credentials
         self._tls = tls
@@ -72,13 +85,22 @@ class Dialler:
     async def _open_at(
         self, server: Address, login: Credentials, kind: Callable[[Credentials], AnyLink]
     ) -> AnyLink:
-        link = await connect(server, self._tls, lambda: kind(login))
+        link = await self._connect(server, lambda: kind(login))
         try:
-            self._check(await link.ask(*self._greeting(login)), login)
+            self._check(await self._greet(link, login), login)
         except BaseException:
             link.drop()
             raise
         return link
+
+    async def _greet(self, link: Link, login: Credentials) -> list[Reply]:
+        try:
+            return await link.ask(*self._greeting(login))
+        except OSError as error:
+            # With TLS 1.3 a server looks at the client's certificate after the client's part of the handshake.
+            if self._address.tls and reason_of(error) == CLOSED_BY_SERVER:
+                raise Refused(_NO_CERTIFICATE) from None
+            raise
 
     def _greeting(self, login: Credentials) -> list[Command]:
         hello: Command = ("HELLO", 2, "SETNAME", f"cachepolicy-{self._name}") if self._name else ("HELLO", 2)
@@ -120,7 +142,7 @@ class Dialler:
 
     async def _ask_sentinel(self, host: str, port: int) -> Address:
         login = self._sentinel_credentials()
-        link = await connect(Address(host, port, tls=self._address.tls), self._tls, lambda: Link(login))
+        link = await self._connect(Address(host, port, tls=self._address.tls), lambda: Link(login))
         try:
             replies = await link.ask(
                 *log_in(login), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
@@ -135,6 +157,22 @@ class Dialler:
             case _:
                 raise Refused("the Sentinels know no primary of that name")
 
+    async def _connect(self, server: Address, kind: Callable[[], AnyLink]) -> AnyLink:
+        """A bare connection."""
+        loop = asyncio.get_running_loop()
+        if server.path:
+            _, link = await loop.create_unix_connection(kind, server.path)
+            return link
+        if server.tls:
+            context = await asyncio.to_thread(self._tls.current)
+            transport, link = await loop.create_connection(
+                kind, server.host, server.port, ssl=context, ssl_handshake_timeout=self._handshake_s
+            )
+        else:
+            transport, link = await loop.create_connection(kind, server.host, server.port)
+        _keep_alive(transport.get_extra_info("socket"))
+        return link
+
 
 class _LoginRefused(Refused):
     pass
@@ -144,18 +182,6 @@ def log_in(login: Credentials) -> list[Command]:
     if login.password is None:
         return []
     return [("AUTH", login.username or "default", login.password)]
-
-
-async def connect(server: Address, tls: TlsContext, kind: Callable[[], AnyLink]) -> AnyLink:
-    """A bare connection."""
-    loop = asyncio.get_running_loop()
-    if server.path:
-        _, link = await loop.create_unix_connection(kind, server.path)
-        return link
-    context = await asyncio.to_thread(tls.current) if server.tls else None
-    transport, link = await loop.create_connection(kind, server.host, server.port, ssl=context)
-    _keep_alive(transport.get_extra_info("socket"))
-    return link
 
 
 def _keep_alive(sock: socket.socket) -> None:

@@ -26,6 +26,8 @@ _TROUBLES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "the host name cannot be resolved"),
     (UnicodeError, "the host name cannot be resolved"),
     (TimeoutError, "no connection in time"),
+    # asyncio's word for a handshake that takes too long, for a server without TLS waits for the end of a line.
+    (ConnectionAbortedError, "the TLS handshake got no answer: the server may not speak TLS"),
 )
 
 #: OpenSSL's results of a verification (``X509_V_ERR_…``).

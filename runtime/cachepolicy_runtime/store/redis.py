@@ -62,7 +62,13 @@ class RedisTransport:
         self._sentinel = address.topology is Topology.SENTINEL
         self._probe_command = _CLUSTER_PROBE if address.clustered else _PROBE
         self._dialler = Dialler(
-            address, credentials, TlsContext(tls or TlsFiles()), sentinel_credentials, server
+            address,
+            credentials,
+            TlsContext(tls or TlsFiles()),
+            sentinel_credentials=sentinel_credentials,
+            name=server,
+            # So that it is told apart from a server that does not answer at all.
+            handshake_s=0.9 * self._settings.connect_deadline_s,
         )
         self._breaker = Breaker(time.monotonic, self._tell, self._settings.breaker)
         self._lane = self._new_lane()
