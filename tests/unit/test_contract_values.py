@@ -103,7 +103,7 @@ def test_an_empty_part_of_a_key_is_refused() -> None:
 
 def test_a_limit_counts_by_its_by_values_and_nothing_else() -> None:
     by = (by_value("Tenant", "a}b"), by_value("User", "x&y"))
-    assert LAYOUT.limit("per-user", 60_000, by) == "masterclaw/core:l:per-user:60000:tenant=a%7Db&user=x%26y"
+    assert LAYOUT.limit("per-user", 60_000, by) == "masterclaw/core:w:per-user:60000:tenant=a%7Db&user=x%26y"
 
 
 @pytest.mark.parametrize("prefix", ["", "Upper", "a b", "a*", "-a", "a{b}", "x" * 129])

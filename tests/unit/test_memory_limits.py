@@ -108,7 +108,7 @@ def test_a_clock_that_is_set_back_frees_nothing() -> None:
 
 
 def test_memory_is_bounded_and_a_window_in_use_is_not_the_one_forgotten() -> None:
-    store = MemoryLimitStore(Clock(), max_windows=3)
+    store = MemoryLimitStore(Clock(), max_keys=3)
     assert store.decide([check(1, 1000, key="used")]).admitted
     for number in range(10):
         store.decide([check(1, 1000, key=f"other-{number}")])

@@ -1,0 +1,225 @@
+"""Limits over Redis: what all callers of one turn of the event loop ask goes out as one call of one script.
+
+Each decision stays whole by itself, in the order of the callers; see ``scripts/limits.lua`` for the texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from cachepolicy_runtime.store.errors import StoreUnavailable
+from cachepolicy_runtime.store.port import (
+    Adjustment,
+    Admission,
+    Check,
+    Lease,
+    LeaseCheck,
+    LimitCheck,
+    RateState,
+)
+from cachepolicy_runtime.store.replies import blob
+from cachepolicy_runtime.store.transport import Transport
+
+SCRIPT = "limits"
+#: Keys of one call. A decision about one takes the server up to 12 µs, so that the longest call stays well below
+#: a millisecond; one request with more limits than that is a call by itself.
+MAX_KEYS = 64
+
+
+class _Operation:
+    """What one caller asks, and where its answer goes. ``keys`` and ``args`` are the script's."""
+
+    __slots__ = ("answer", "args", "checks", "keys", "shadows")
+
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        args: tuple[str, ...],
+        answer: asyncio.Future[Any],
+        checks: Sequence[Check] = (),
+        shadows: Sequence[Check] = (),
+    ) -> None:
+        self.keys = keys
+        self.args = args
+        self.answer = answer
+        self.checks = checks
+        self.shadows = shadows
+
+    def read(self, numbers: list[int], at: int) -> int:
+        """Take this operation's part of an answer, which begins at ``at``; returns where the next one begins."""
+        if not self.answer.done():
+            self.answer.set_result(None)
+        return at
+
+
+class _Decision(_Operation):
+    __slots__ = ()
+
+    def read(self, numbers: list[int], at: int) -> int:
+        admitted, states, after = _read(numbers, at, self.checks)
+        shadows = []
+        for shadow in self.shadows:
+            would, found, after = _read(numbers, after, (shadow,))
+            shadows.append(Admission(would, found))
+        if not self.answer.done():
+            at_us = numbers[0] * 1_000_000 + numbers[1]
+            self.answer.set_result(Admission(admitted, states, at_us, tuple(shadows)))
+        return after
+
+
+class RedisLimitStore:
+    """Windows in strings, logs in lists, leases in sorted sets."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._waiting: list[_Operation] = []
+
+    def admit(
+        self,
+        checks: Sequence[Check],
+        *,
+        shadows: Sequence[Check] = (),
+        lease: str = "",
+        refund: Sequence[Adjustment] = (),
+    ) -> asyncio.Future[Admission]:
+        answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+        keys, args = _written(checks, shadows, lease, refund)
+        self._send(_Decision(keys, args, answer, checks, shadows))
+        return answer
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
+        if adjustments:
+            keys = tuple(adjustment.rate.key for adjustment in adjustments)
+            await self._correct(keys, ("T " + " ".join(map(_adjustment, adjustments)),))
+
+    async def renew(self, leases: Sequence[Lease], timeout_ms: int) -> None:
+        await self._about(leases, f"y {timeout_ms} 0 0")
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        await self._about(leases, "x 0 0 0")
+
+    async def _about(self, leases: Sequence[Lease], item: str) -> None:
+        for start in range(0, len(leases), MAX_KEYS):
+            some = leases[start : start + MAX_KEYS]
+            text = "T " + " ".join([item] * len(some))
+            await self._correct(tuple(lease.key for lease in some), (text, *(lease.id for lease in some)))
+
+    async def _correct(self, keys: tuple[str, ...], args: tuple[str, ...]) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._send(_Operation(keys, args, answer))
+        await answer
+
+    # --- the batch of this turn ---------------------------------------------------------------------------
+
+    def _send(self, operation: _Operation) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._collect)
+        self._waiting.append(operation)
+
+    def _collect(self) -> None:
+        operations, self._waiting = self._waiting, []
+        for batch in _batches(operations):
+            keys = [key for operation in batch for key in operation.keys]
+            args = [arg for operation in batch for arg in operation.args]
+            try:
+                reply = self._transport.script_nowait(SCRIPT, keys, args)
+            except StoreUnavailable as error:
+                _fail(batch, error)
+            else:
+                reply.add_done_callback(partial(_deal, batch))
+
+
+def _batches(operations: list[_Operation]) -> Iterable[list[_Operation]]:
+    batch: list[_Operation] = []
+    size = 0
+    for operation in operations:
+        if batch and size + len(operation.keys) > MAX_KEYS:
+            yield batch
+            batch, size = [], 0
+        if not operation.answer.done():  # its caller left before anything was sent
+            batch.append(operation)
+            size += len(operation.keys)
+    if batch:
+        yield batch
+
+
+def _deal(batch: list[_Operation], reply: asyncio.Future[Any]) -> None:
+    try:
+        numbers = list(map(int, blob(reply.result()).split()))
+        at = 2
+        for operation in batch:
+            at = operation.read(numbers, at)
+    except (StoreUnavailable, asyncio.CancelledError, TypeError, ValueError, IndexError) as error:
+        unavailable = isinstance(error, StoreUnavailable)
+        _fail(batch, error if unavailable else StoreUnavailable("state", "the script's answer is not its own"))
+
+
+def _fail(batch: Iterable[_Operation], error: BaseException) -> None:
+    for operation in batch:
+        if not operation.answer.done():
+            operation.answer.set_exception(error)
+
+
+# --- texts and numbers of the script -----------------------------------------------------------------------
+
+
+def _prepared(check: Check) -> tuple[tuple[str, ...], str, str]:
+    """A check's keys, its items with letters, and without them where it is for a ``W`` (else empty)."""
+    if not check.prepared:
+        check.prepared.append(_prepare(check))
+    found: tuple[tuple[str, ...], str, str] = check.prepared[0]
+    return found
+
+
+def _prepare(check: Check) -> tuple[tuple[str, ...], str, str]:
+    if isinstance(check, LeaseCheck):
+        return (check.key,), f"c {check.limit} {check.timeout_ms} 0", ""
+    items = [
+        ("l" if rate.log else "w", f"{rate.limit} {rate.window_ms} {check.weight}") for rate in check.rates
+    ]
+    lettered = " ".join(f"{letter} {numbers}" for letter, numbers in items)
+    plain = " ".join(numbers for _, numbers in items) if not any(rate.log for rate in check.rates) else ""
+    return tuple(rate.key for rate in check.rates), lettered, plain
+
+
+def _written(
+    checks: Sequence[Check], shadows: Sequence[Check], lease: str, refund: Sequence[Adjustment]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys and arguments of one decision with whatever goes with it."""
+    prepared = [_prepared(check) for check in checks]
+    keys = [key for found in prepared for key in found[0]]
+    if not refund and all(found[2] for found in prepared):
+        args = ["W " + " ".join(found[2] for found in prepared)]
+    else:
+        items = [found[1] for found in prepared] + [_adjustment(adjustment) for adjustment in refund]
+        keys += [adjustment.rate.key for adjustment in refund]
+        args = ["A " + " ".join(items), *(lease for check in checks if isinstance(check, LeaseCheck))]
+    for shadow in shadows:
+        names, items_of_it, _ = _prepared(shadow)
+        keys += names
+        args.append("S " + items_of_it)
+        if isinstance(shadow, LeaseCheck):
+            args.append(lease)
+    return tuple(keys), tuple(args)
+
+
+def _adjustment(adjustment: Adjustment) -> str:
+    rate, at_us, units = adjustment
+    return f"m {at_us} 0 {max(0, -units)}" if rate.log else f"v {at_us} {rate.window_ms} {units}"
+
+
+def _read(
+    numbers: list[int], at: int, checks: Sequence[Check]
+) -> tuple[bool, tuple[tuple[RateState, ...], ...], int]:
+    """One decision that begins at ``at``, and where the next one begins."""
+    admitted = numbers[at] == 1
+    at += 1
+    states = []
+    for check in checks:
+        count = len(check.rates) if isinstance(check, LimitCheck) else 1
+        states.append(tuple(RateState(*numbers[i : i + 3]) for i in range(at, at + 3 * count, 3)))
+        at += 3 * count
+    return admitted, tuple(states), at
