@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from cachepolicy.acknowledgement import INTERVAL_SECONDS, Acknowledgement, Member
-from cachepolicy.document import CONTRACT, Reading
+from cachepolicy.document import CONTRACT, PolicyDocument, Reading
 from cachepolicy.stamps import newest
 from cachepolicy_runtime.policy import PolicySource
 from cachepolicy_runtime.store.errors import StoreUnavailable
@@ -29,6 +29,10 @@ STAMPS_S = 0.5
 STAMPS_STALE_S = 5.0
 #: Pause before listening for wake-ups again.
 _LISTEN_AGAIN_S = 1.0
+
+
+#: What :meth:`Control.enforces` calls the second phase of limits, which is no section by itself.
+SPENDING = "rateLimits/spending"
 
 
 def credential_digest(password: str | None) -> str | None:
@@ -89,8 +93,9 @@ class Control:
 
     def enforces(self, section: str) -> None:
         """A middleware or client that enforces ``section`` of the policy is installed in this process."""
-        self._enforced.add(section)
-        self.acknowledge_soon()
+        if section not in self._enforced:
+            self._enforced.add(section)
+            self.acknowledge_soon()
 
     def applied(self, reading: Reading) -> None:
         """This process now enforces ``reading``: say so at once."""
@@ -217,7 +222,9 @@ class Control:
                 revision=document.revision,
                 sequence=document.sequence,
                 contract=CONTRACT,
-                enforces=tuple(section for section in document.sections if section in self._enforced),
+                enforces=tuple(
+                    section for section in document.sections if _parts(section, document) <= self._enforced
+                ),
                 ignored=reading.ignored,
                 credential=self._credential(),
                 refused=self._source.refused if self._source is not None else None,
@@ -242,3 +249,9 @@ class Control:
                         self._stamps_at = min(self._stamps_at, self._clock() - STAMPS_S)
                         self.acknowledge_soon()
             await asyncio.sleep(_LISTEN_AGAIN_S)
+
+
+def _parts(section: str, document: PolicyDocument) -> set[str]:
+    """What has to be installed for a section: limits on tokens and models need more than a middleware."""
+    limits = (document.rate_limits or {}).values() if section == "rateLimits" else ()
+    return {section, SPENDING} if any(limit.in_spend_phase for limit in limits) else {section}

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from cachepolicy.acknowledgement import Acknowledgement, Member
 from cachepolicy.document import CONTRACT, Reading, build_document
 from cachepolicy.names import Role
 from cachepolicy.spec import CachePolicySpec
-from cachepolicy_runtime.control import STAMPS_STALE_S, Control, credential_digest
+from cachepolicy_runtime.control import SPENDING, STAMPS_STALE_S, Control, credential_digest
 from cachepolicy_runtime.policy import PolicySource
 from cachepolicy_runtime.store.memory import MemoryControlStore
 from cachepolicy_runtime.store.port import Beat, StoreUnavailable
@@ -82,10 +83,9 @@ class Scene:
         return self.store.asked
 
 
-def reading(ttl: str = "10m", sequence: int = 1) -> Reading:
-    spec = CachePolicySpec.model_validate(
-        {"redis": {"managed": {}}, "sessions": {}, "responseCache": {"ttl": ttl}}
-    )
+def reading(ttl: str = "10m", sequence: int = 1, **sections: Any) -> Reading:
+    given = sections or {"sessions": {}, "responseCache": {"ttl": ttl}}
+    spec = CachePolicySpec.model_validate({"redis": {"managed": {}}, **given})
     urls = {role: f"redis://core-{role}:6379" for role in Role}
     document = build_document(
         namespace="masterclaw",
@@ -125,6 +125,19 @@ async def test_only_installed_sections_of_the_policy_are_said_to_be_enforced() -
             credential=credential_digest("pw"),
         )
     ]
+
+
+async def test_limits_on_tokens_are_enforced_by_more_than_the_middleware() -> None:
+    """A process that never asks what a call costs must not be taken for one that enforces them."""
+    scene = Scene()
+    tokens = {"by": [{"type": "Tenant"}], "unit": "Tokens", "rates": [{"limit": 10, "window": "1m"}]}
+    scene.control.enforces("rateLimits")
+    scene.control.applied(reading(rateLimits={"tokens": tokens}))
+    await scene.control.beat()
+    scene.control.enforces(SPENDING)
+    await scene.control.beat()
+    said = [record.enforces for record in scene.store.records if record]
+    assert said == [(), ("rateLimits",)]
 
 
 async def test_nothing_is_said_before_a_policy_is_applied() -> None:
