@@ -18,7 +18,7 @@ from cachepolicy.names import Role
 from cachepolicy.quantities import Quantity
 from cachepolicy.servers import Resources, StateServer
 from cachepolicy.spec import CachePolicySpec, name_refusal, parse_spec
-from cachepolicy_operator import compare, errors, liveconfig, rollout
+from cachepolicy_operator import compare, errors, liveconfig, notices, rollout, trials
 from cachepolicy_operator.liveconfig import LiveInputs, Running
 from cachepolicy_operator.observed import Json, ObjectId, Observed, id_of
 from cachepolicy_operator.ownership import Owner, controlled_by, owner_of
@@ -33,11 +33,10 @@ from cachepolicy_operator.resources import (
     read_restart,
 )
 from cachepolicy_operator.resources.acl import password_hashes, setuser_arguments
-from cachepolicy_operator.resources.labels import consumers
 from cachepolicy_operator.resources.redis_conf import own_directives
 from cachepolicy_operator.resources.statefulset import claim_name
 
-_PRUNED_KINDS = ("StatefulSet", "Service", "ConfigMap", "NetworkPolicy")
+_PRUNED_KINDS = ("StatefulSet", "Service", "ConfigMap", "NetworkPolicy", "Pod")
 
 
 def read_policy(policy: Mapping[str, Any]) -> CachePolicySpec:
@@ -92,10 +91,18 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         default_image=observed.default_image,
         credentials=observed.credentials,
         document=document,
-        servers={role: ServerConfig(plan.live.live, plan.live.restart) for role, plan in servers.items()},
         operator_namespace=observed.operator_namespace,
     )
-    wanted = build_objects(inputs)
+    tried = trials.trials(inputs, servers, observed.objects)
+    servers = {
+        role: trials.after_trial(plan, tried[role], _mounted_restart(observed, role))
+        for role, plan in servers.items()
+    }
+    configs = {
+        role: ServerConfig(plan.live.live, plan.live.restart, candidate=tried[role].candidate)
+        for role, plan in servers.items()
+    }
+    wanted = build_objects(replace(inputs, servers=configs))
     plan = Plan(spec, document, servers=servers)
     blocked = _blocked(observed, wanted)
     if blocked is not None:
@@ -109,8 +116,8 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         writes=tuple(_writes(observed, wanted, remade)),
         removals=(*remakes, *_prune(observed, wanted), *_stuck_pods(observed, spec)),
         publish=_must_publish(observed, spec, document),
-        waits=(*waits, *_going(observed, wanted)),
-        notices=(*_credential_notices(observed), *_closing_notices(observed, spec, wanted)),
+        waits=(*waits, *_trial_waits(tried), *_going(observed, wanted)),
+        notices=(*notices.credentials(observed), *notices.closing(observed, spec, wanted)),
     )
 
 
@@ -136,11 +143,6 @@ def _server(observed: Observed, spec: CachePolicySpec, role: Role) -> ServerPlan
     return ServerPlan(
         inputs,
         plan,
-        pending_restart=(
-            liveconfig.pending_restart(plan.restart, _restart_directives(observed, view.pod))
-            if view.pod is not None
-            else ()
-        ),
         held=_held(spec, role, wanted_memory, running_memory, observed),
         users=_differing_users(observed, role),
     )
@@ -219,6 +221,12 @@ def _restart_directives(observed: Observed, obj: Json | None) -> dict[str, str]:
     return read_restart(observed.objects.get(("ConfigMap", name))) if name else {}
 
 
+def _mounted_restart(observed: Observed, role: Role) -> dict[str, str] | None:
+    """What the running pod was started with; None without a pod."""
+    pod = observed.server(role).pod
+    return _restart_directives(observed, pod) if pod is not None else None
+
+
 def _differing_users(observed: Observed, role: Role) -> dict[str, tuple[str, ...]]:
     look = observed.server(role).look
     if look is None:
@@ -274,6 +282,10 @@ def _given_up(observed: Observed, obj: Json, live: Json | None) -> bool:
     return observed.unappliable.get(id_of(obj)) == (digest(obj), version)
 
 
+def _trial_waits(tried: Mapping[Role, trials.Trial]) -> Iterator[str]:
+    return (f"{role}: {trial.waiting}" for role, trial in tried.items() if trial.waiting)
+
+
 def _going(observed: Observed, wanted: list[Json]) -> Iterator[str]:
     for obj in wanted:
         live = observed.objects.get(id_of(obj))
@@ -302,7 +314,7 @@ def _prune(observed: Observed, wanted: list[Json]) -> Iterator[Removal]:
         if kind not in _PRUNED_KINDS or (kind, name) in keep or rollout.terminating(live):
             continue
         if controlled_by(live, observed.uid):
-            notice = _pruned_server(observed, name) if kind == "StatefulSet" else None
+            notice = notices.pruned_server(observed, name) if kind == "StatefulSet" else None
             yield Removal(kind, name, live["metadata"]["uid"], notice)
 
 
@@ -312,14 +324,6 @@ def _mounted(observed: Observed) -> Iterator[ObjectId]:
         name = rollout.mounted_config_map(view.pod, "restart") if view.pod is not None else None
         if name:
             yield ("ConfigMap", name)
-
-
-def _pruned_server(observed: Observed, statefulset: str) -> Notice:
-    kept = sorted(name for name in observed.claims if name.startswith(f"data-{statefulset}-"))
-    note = f"no section needs the server {statefulset} any more: it was removed"
-    if kept:
-        note += f"; its data is kept in PersistentVolumeClaim {', '.join(kept)} until you delete it"
-    return Notice("ServerRemoved", "Prune", note)
 
 
 def _stuck_pods(observed: Observed, spec: CachePolicySpec) -> Iterator[Removal]:
@@ -387,23 +391,3 @@ def _document_in(config_map: Json | None) -> PolicyDocument | None:
         if revision_of(content) == document.revision
         else document.model_copy(update={"revision": ""})
     )
-
-
-def _closing_notices(observed: Observed, spec: CachePolicySpec, wanted: list[Json]) -> Iterator[Notice]:
-    """Servers that were open until now: whoever loses a way in should be able to find out why."""
-    running = any(kind == "StatefulSet" for kind, _ in observed.objects)
-    for obj in wanted:
-        if obj["kind"] == "NetworkPolicy" and running and id_of(obj) not in observed.objects:
-            allowed = ", ".join(f"{key}={value}" for key, value in consumers(observed.name, spec).items())
-            note = f"from now on only pods labelled {allowed}, the operator and networkPolicy.extraFrom reach Redis"
-            yield Notice("NetworkPolicyCreated", "Apply", note)
-
-
-def _credential_notices(observed: Observed) -> tuple[Notice, ...]:
-    if not observed.lost_credentials:
-        return ()
-    lost = ", ".join(name.replace("_", " ") for name in observed.lost_credentials)
-    note = f"missing from the Secrets and made anew: {lost}"
-    if {"operator_password", "core_password", "generation"} & set(observed.lost_credentials):
-        note += "; the Redis pods restart once with the new ones"
-    return (Notice("CredentialsRecreated", "CreateSecret", note, warning=True),)

@@ -29,6 +29,7 @@ from cachepolicy_operator.ownership import Owner, owner_of
 from cachepolicy_operator.queue import Key
 from cachepolicy_operator.resources import Credentials, FoundCredentials, found_in
 from cachepolicy_operator.resources.labels import policy_selector
+from cachepolicy_operator.resources.trial import COMPONENT as TRIAL
 
 _LISTED: Final = (STATEFUL_SET, SERVICE, CONFIG_MAP, NETWORK_POLICY)
 
@@ -99,6 +100,7 @@ class Observer:
             (kind, child) for kind, child in _fixed_names(name, spec) if (kind.name, child) not in children
         ]
         children |= {id_of(obj): obj for obj in await self._found(namespace, unlisted)}
+        children |= {id_of(pod): pod for pod in redis_pods if _is_trial(pod)}
         return Objects(
             children,
             {claim["metadata"]["name"]: claim for claim in claims},
@@ -109,6 +111,10 @@ class Observer:
     async def _found(self, namespace: str, wanted: Iterable[tuple[Kind, str]]) -> list[Json]:
         found = await asyncio.gather(*(self._kube.find(kind, namespace, name) for kind, name in wanted))
         return [obj for obj in found if obj is not None]
+
+
+def _is_trial(pod: Json) -> bool:
+    return bool((pod["metadata"].get("labels") or {}).get(names.LABEL_COMPONENT) == TRIAL)
 
 
 def secret_names(policy: str) -> tuple[str, ...]:

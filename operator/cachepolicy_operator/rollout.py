@@ -128,6 +128,15 @@ def mounted_config_map(obj: Json, volume: str) -> str | None:
     return None
 
 
+def ended(pod: Json) -> str:
+    """The last words of a pod that has failed."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        found = (container.get("state") or {}).get("terminated")
+        if found and found.get("exitCode") != 0:
+            return _last_words(found)
+    return str((pod.get("status") or {}).get("message") or "it ended without a word")
+
+
 def _container_trouble(pod: str, status: Json) -> Trouble | None:
     waiting = (status.get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason", "")

@@ -136,12 +136,12 @@ class Writer:
 
 def stages(writes: Iterable[Write]) -> tuple[tuple[Write, ...], ...]:
     """Writes that may go out together: passwords first, as they are made once; pods last, as they mount the rest."""
-    first, last = "Secret", "StatefulSet"
+    first, last = ("Secret",), ("StatefulSet", "Pod")
     kinds = [(write.obj["kind"], write) for write in writes]
     return (
-        tuple(write for kind, write in kinds if kind == first),
-        tuple(write for kind, write in kinds if kind not in (first, last)),
-        tuple(write for kind, write in kinds if kind == last),
+        tuple(write for kind, write in kinds if kind in first),
+        tuple(write for kind, write in kinds if kind not in first + last),
+        tuple(write for kind, write in kinds if kind in last),
     )
 
 

@@ -138,7 +138,8 @@ class Policy:
     # ------------------------------------------------------------------------------------------------- Redis
 
     def redis_pods(self) -> list[Object]:
-        return list(self.cluster.list("Pod", self.namespace, f"{names.LABEL_OWNER}={self.name}"))
+        servers = f"{names.LABEL_COMPONENT} in ({', '.join(Role)})"
+        return list(self.cluster.list("Pod", self.namespace, f"{names.LABEL_OWNER}={self.name},{servers}"))
 
     def pod_name(self, role: Role) -> str:
         return f"{names.server(self.name, role)}-0"

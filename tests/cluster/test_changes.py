@@ -178,20 +178,31 @@ def test_a_restart_class_directive_and_more_memory_roll_each_server_once(policy:
 
 
 @pytest.mark.usefixtures("core")
-def test_a_start_that_redis_refuses_is_reported_and_recovers_after_the_fix(
+def test_a_start_that_redis_would_refuse_is_found_in_a_trial_and_no_server_notices(
     cluster: Cluster, policy: Policy
 ) -> None:
-    """An immutable directive is refused before its value is looked at, so a bad one is found at the start."""
+    """An immutable directive is refused before its value is looked at, so it is tried in a pod of its own (rule 13)."""
+    lives = policy.lives()
     policy.apply(changed(CONFIG[Role.CACHE], {"databases": "-5"}))
-    message = wait_for("Redis's words in the message", lambda: _naming(policy, "databases"), timeout=60)
-    assert policy.pod_name(Role.CACHE) in message
+    message = policy.wait_until("Ready", "False", "DirectiveRejected", timeout=60)
+    assert "databases: the server does not start with it: " in message
+    assert "argument" in message.lower() or "invalid" in message.lower(), message
+    (rejected,) = policy.status["config"]["rejected"]
+    assert rejected["key"] == "databases"
+    assert not policy.status["config"].get("pendingRestart")
+    assert policy.condition("Stalled")[0] == "True"
+    assert policy.lives() == lives
+    assert policy.directive(Role.CACHE, "databases") == "16"
+    # A good value beside it goes through, by one restart; the trial's pod goes.
+    policy.apply(changed(CONFIG[Role.CACHE], {"databases": "8"}))
+    policy.wait_ready()
+    assert policy.directive(Role.CACHE, "databases") == "8"
+    wait_for("the trials to be taken away", lambda: not trials(cluster, policy), timeout=20)
     policy.apply(core_spec())
     policy.wait_ready()
     policy.wait_enforced()
 
 
-def _naming(policy: Policy, word: str) -> str:
-    found = policy.conditions()["RedisAvailable"]
-    assert found["status"] == "False", str(found)
-    assert word in found["message"], str(found)
-    return str(found["message"])
+def trials(cluster: Cluster, policy: Policy) -> list[str]:
+    selector = f"{names.LABEL_OWNER}={policy.name},{names.LABEL_COMPONENT}=trial"
+    return [pod["metadata"]["name"] for pod in cluster.list("Pod", policy.namespace, selector)]

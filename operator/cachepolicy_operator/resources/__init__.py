@@ -32,6 +32,7 @@ from cachepolicy_operator.resources.secret import (
 )
 from cachepolicy_operator.resources.service import client_service, endpoint_url, headless_service, server_host
 from cachepolicy_operator.resources.statefulset import statefulset
+from cachepolicy_operator.resources.trial import trial_pod
 
 __all__ = [
     "Credentials",
@@ -74,10 +75,13 @@ def build_objects(inputs: RenderInputs) -> list[dict[str, Any]]:
 
 
 def _server_objects(inputs: RenderInputs, role: Role) -> list[dict[str, Any]]:
-    restart = restart_config_map(inputs, role)
+    config = inputs.server(role)
+    files = [restart_config_map(inputs, role, wanted) for wanted in (config.restart, config.candidate or {})]
+    trial = [trial_pod(inputs, role, config.candidate)] if config.candidate else []
     return [
         redis_config_map(inputs, role),
-        *([restart] if restart else []),
+        *(obj for obj in files if obj is not None),
+        *trial,
         headless_service(inputs, role),
         client_service(inputs, role),
         statefulset(inputs, role),

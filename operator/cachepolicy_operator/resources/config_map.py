@@ -36,9 +36,9 @@ def restart_name(policy: str, role: Role, directives: Mapping[str, str]) -> str 
     return names.restart_config_map(policy, role, digest)
 
 
-def restart_config_map(inputs: RenderInputs, role: Role) -> dict[str, Any] | None:
+def restart_config_map(inputs: RenderInputs, role: Role, wanted: Mapping[str, str]) -> dict[str, Any] | None:
     """The immutable ConfigMap of directives that need a restart; None when there are none."""
-    directives = dict(sorted(inputs.server(role).restart.items()))
+    directives = dict(sorted(wanted.items()))
     name = restart_name(inputs.name, role, directives)
     if name is None:
         return None

@@ -31,13 +31,15 @@ class LiveDirective:
 class ServerConfig:
     """What one server's files hold beside the operator's own directives.
 
-    `live`: by directive. `restart`: directive → value of those that a server answered "immutable" to. `maxmemory` in
+    `live`: by directive. `restart`: directive → value of those that a server answered "immutable" to; `candidate`: the same with new ones, which
+    are tried first. `maxmemory` in
     bytes where it must differ from what the memory limit gives (lowering it would not fit yet); else None.
     """
 
     live: Mapping[str, LiveDirective] = field(default_factory=dict)
     restart: Mapping[str, str] = field(default_factory=dict)
     maxmemory: int | None = None
+    candidate: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

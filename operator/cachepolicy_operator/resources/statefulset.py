@@ -100,8 +100,8 @@ def _template(inputs: RenderInputs, role: Role) -> dict[str, Any]:
             "hostPID": False,
             "hostIPC": False,
             "shareProcessNamespace": False,
-            **_scheduling(managed.scheduling),
-            **_pull_secrets(managed),
+            **scheduling(managed.scheduling),
+            **pull_secrets(managed),
             "terminationGracePeriodSeconds": grace_period(
                 memory.maxmemory(inputs.spec, role), disk=has_disk(inputs.spec, role)
             ),
@@ -121,19 +121,20 @@ def _template(inputs: RenderInputs, role: Role) -> dict[str, Any]:
     }
 
 
-def _scheduling(scheduling: Scheduling) -> dict[str, Any]:
+def scheduling(wanted: Scheduling) -> dict[str, Any]:
     """Empty ones are written too, or somebody could send the pods elsewhere; absent ones have no empty form."""
-    spread = [dict(item) for item in scheduling.topology_spread_constraints]
+    spread = [dict(item) for item in wanted.topology_spread_constraints]
     return {
-        "nodeSelector": dict(scheduling.node_selector),
-        "tolerations": [dict(item) for item in scheduling.tolerations],
-        **({"affinity": scheduling.affinity} if scheduling.affinity else {}),
+        "nodeSelector": dict(wanted.node_selector),
+        "tolerations": [dict(item) for item in wanted.tolerations],
+        **({"affinity": wanted.affinity} if wanted.affinity else {}),
         **({"topologySpreadConstraints": spread} if spread else {}),
-        **({"priorityClassName": scheduling.priority_class_name} if scheduling.priority_class_name else {}),
+        **({"priorityClassName": wanted.priority_class_name} if wanted.priority_class_name else {}),
     }
 
 
-def _pull_secrets(managed: ManagedRedis) -> dict[str, Any]:
+def pull_secrets(managed: ManagedRedis) -> dict[str, Any]:
+    """`imagePullSecrets` of a pod, where there are any."""
     found = [{"name": secret.name} for secret in managed.image_pull_secrets]
     return {"imagePullSecrets": found} if found else {}
 
@@ -182,10 +183,10 @@ def _mounts(inputs: RenderInputs, role: Role) -> list[dict[str, Any]]:
 
 def _volumes(inputs: RenderInputs, role: Role) -> list[dict[str, Any]]:
     files = config_map.restart_name(inputs.name, role, inputs.server(role).restart)
-    restart = [_config_volume("restart", files, names.FILE_RESTART_CONF)] if files else []
+    restart = [config_volume("restart", files, names.FILE_RESTART_CONF)] if files else []
     data = [] if has_disk(inputs.spec, role) else [{"name": DATA_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}]
     return [
-        _config_volume("config", names.redis_config_map(inputs.name, role), names.FILE_REDIS_CONF),
+        config_volume("config", names.redis_config_map(inputs.name, role), names.FILE_REDIS_CONF),
         {
             "name": "auth",
             "secret": {
@@ -202,7 +203,8 @@ def _volumes(inputs: RenderInputs, role: Role) -> list[dict[str, Any]]:
     ]
 
 
-def _config_volume(volume: str, name: str, entry: str) -> dict[str, Any]:
+def config_volume(volume: str, name: str, entry: str) -> dict[str, Any]:
+    """One entry of a ConfigMap as a file."""
     items = [{"key": entry, "path": entry}]
     config_map = {"name": name, "items": items, "defaultMode": 0o444, "optional": False}
     return {"name": volume, "configMap": config_map}
