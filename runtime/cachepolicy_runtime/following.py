@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cachepolicy import stamps
 from cachepolicy.document import PolicyDocument, Reading
 from cachepolicy.purge import Purge, changed
-from cachepolicy_runtime.active import BUILT_IN, Activation, built_in
+from cachepolicy_runtime.active import BUILT_IN, Activation, Active, built_in
 from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.control import Control
 from cachepolicy_runtime.policy import PolicySource
@@ -111,19 +111,28 @@ class CacheViews:
         self._control = control
         self._combined: CombinedStamps | None = None
         self._of: Callable[[stamps.Scope], str | None] = _unknown_stamp
+        self._last: tuple[Active, CacheView] | None = None
 
     def __call__(self) -> CacheView:
-        active = self._following.active
-        return CacheView(
+        """The same object as long as nothing changed: what was worked out for it holds."""
+        active, secret = self._following.active, self._secret()
+        stamp_of = self._stamp_of(active.document.purge)
+        if self._last is not None:
+            before, view = self._last
+            if before is active and view.secret is secret and view.stamp_of is stamp_of:
+                return view
+        view = CacheView(
             layout=active.keys,
             store=active.stores.cache,
             fallback=self._memory.cache,
-            secret=self._secret(),
+            secret=secret,
             responses=active.document.response_cache,
             embeddings=active.document.embedding_cache,
-            stamp_of=self._stamp_of(active.document.purge),
+            stamp_of=stamp_of,
             leases=active.stores.leases,
         )
+        self._last = active, view
+        return view
 
     def _stamp_of(self, purge: Purge | None) -> Callable[[stamps.Scope], str | None]:
         known = self._control.stamps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import orjson
 
@@ -34,8 +34,7 @@ _NOT_CACHED = Answer(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[A_co]):
+class Outcome(NamedTuple, Generic[A_co]):
     """An answer and where it came from.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from cachepolicy.caches import CacheMode
@@ -20,8 +19,6 @@ from cachepolicy_runtime.usage import Usage, usage_of_json
 
 KIND = "responses"
 _MAX_KNOWN = 4096
-
-StampOf = Callable[[Scope], "str | None"]
 
 
 class Judge(NamedTuple):
@@ -43,6 +40,7 @@ class Place:
         stamp: combined stamp without tags, from before the provider was asked: a purge in between makes the
             entry a miss.
         tenant: None where all tenants share the entry.
+        local: the first level may answer.
         judge: reads the answers that are to be stored there.
     """
 
@@ -54,6 +52,7 @@ class Place:
     model: str | None
     tenant: str | None
     judge: Judge = _GENERATED
+    local: bool = False
 
     @property
     def ttl_ms(self) -> int:
@@ -66,12 +65,23 @@ class Place:
         return f"{self.name}:{self.stamp}"
 
 
+class _Home(NamedTuple):
+    """What the places of one caller's entries of one model have in common."""
+
+    scope: str
+    names: str
+    stamp: str | None
+    tenant: str | None
+    local: bool
+
+
 class Places:
-    """Finds places; remembers the combined stamps while they hold."""
+    """Finds places. What it has worked out holds as long as the view of the policy does."""
 
     def __init__(self) -> None:
-        self._stamp_of: StampOf | None = None
-        self._stamps: dict[tuple[str | None, str, str | None, tuple[str, ...]], str | None] = {}
+        self._view: CacheView | None = None
+        self._homes: dict[tuple[str, str | None, str, str | None], _Home | str] = {}
+        self._tagged: dict[tuple[str | None, str, str | None, tuple[str, ...]], str | None] = {}
 
     def of(
         self,
@@ -83,22 +93,22 @@ class Places:
     ) -> Place | str:
         """The place, or one word for why this request does not touch the cache."""
         rules = view.responses
-        if rules is None or rules.mode is CacheMode.OFF:
-            return "no-policy" if rules is None else "off"
-        scope = scope_of(rules, identity)
-        if scope is None or identity is None:
-            return "no-identity" if identity is None else "no-user"
+        if rules is None or identity is None:
+            return "no-policy" if rules is None else "no-identity"
         model = request.model
-        tenant = None if rules.scope is CacheScope.GLOBAL else identity.tenant
-        why, stamp = _unfit(request, rules), self.stamp(view, tenant, provider, model)
-        if why is not None or stamp is None:
-            return why or "purge-state-unknown"
+        home = self._home(view, rules, identity, provider, model)
+        if isinstance(home, str):
+            return home
+        if (why := _unfit(request, rules)) is not None:
+            return why
+        if home.stamp is None:
+            return "purge-state-unknown"
         try:
-            digest = key or response_digest(view.secret, scope, provider, request)
+            digest = key or response_digest(view.secret, home.scope, provider, request)
         except NotCanonicalError:
             return "not-canonical"
-        name = view.layout.response(scope, provider, digest)
-        return Place(name, digest, stamp, rules, provider, model, tenant)
+        name = home.names + digest
+        return Place(name, digest, home.stamp, rules, provider, model, home.tenant, local=home.local)
 
     def stamp(
         self,
@@ -106,17 +116,44 @@ class Places:
         tenant: str | None,
         provider: str,
         model: str | None,
-        tags: tuple[str, ...] = (),
+        tags: tuple[str, ...],
     ) -> str | None:
-        """The combined stamp of an entry; None while a purge could have been missed."""
-        if view.stamp_of is not self._stamp_of or len(self._stamps) > _MAX_KNOWN:
-            self._stamp_of, self._stamps = view.stamp_of, {}
+        """The combined stamp of an entry with tags; None while a purge could have been missed."""
+        self._forget(view)
         known = (tenant, provider, model, tags)
+        if known not in self._tagged:
+            self._tagged[known] = view.stamp_of(Scope(KIND, tenant, provider, model, tags))
+        return self._tagged[known]
+
+    def _home(
+        self, view: CacheView, rules: ResponseCache, identity: Identity, provider: str, model: str | None
+    ) -> _Home | str:
+        self._forget(view)
+        known = (identity.tenant, identity.user, provider, model)
         try:
-            return self._stamps[known]
+            return self._homes[known]
         except KeyError:
-            found = self._stamps[known] = view.stamp_of(Scope(KIND, tenant, provider, model, tags))
+            found = self._homes[known] = _home_of(view, rules, identity, provider, model)
             return found
+
+    def _forget(self, view: CacheView) -> None:
+        """Everything, with another view; and at the bound, for callers choose names of models."""
+        if view is not self._view or len(self._homes) + len(self._tagged) > _MAX_KNOWN:
+            self._view, self._homes, self._tagged = view, {}, {}
+
+
+def _home_of(
+    view: CacheView, rules: ResponseCache, identity: Identity, provider: str, model: str | None
+) -> _Home | str:
+    if rules.mode is CacheMode.OFF:
+        return "off"
+    scope = scope_of(rules, identity)
+    if scope is None:
+        return "no-user"
+    tenant = None if rules.scope is CacheScope.GLOBAL else identity.tenant
+    stamp = view.stamp_of(Scope(KIND, tenant, provider, model))
+    local = rules.local is not None and rules.mode is CacheMode.ENFORCE
+    return _Home(scope, view.layout.response(scope, provider, ""), stamp, tenant, local)
 
 
 def scope_of(rules: ResponseCache, identity: Identity | None) -> str | None:
@@ -124,13 +161,10 @@ def scope_of(rules: ResponseCache, identity: Identity | None) -> str | None:
     if identity is None:
         return None
     if rules.scope is CacheScope.TENANT:
-        return _tenant_scope(identity.tenant)
+        return tenant_scope(identity.tenant)
     if rules.scope is CacheScope.GLOBAL:
         return GLOBAL_SCOPE
     return user_scope(identity.tenant, identity.user) if identity.user is not None else None
-
-
-_tenant_scope = lru_cache(maxsize=_MAX_KNOWN)(tenant_scope)
 
 
 def _unfit(request: UpstreamRequest, rules: ResponseCache) -> str | None:

@@ -92,7 +92,7 @@ class Responses:
         if isinstance(place, str):
             self.counts.bypassed[place] += 1
             return not_cached() if asked.only_if_cached else Outcome(await call(), False, bypassed(place))
-        if place.rules.local is not None and asked is NOTHING_ASKED and place.rules.mode is CacheMode.ENFORCE:
+        if place.local and asked is NOTHING_ASKED:
             now_ms = self._now_ms()
             found = self._lookup.local(view, place, now_ms)
             if found is not None:
