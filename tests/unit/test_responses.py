@@ -204,7 +204,7 @@ async def test_while_the_store_is_away_the_process_remembers_and_forgets_what_is
     """The same question costs one call; a stamp that changes empties the memory too; the store is asked again once
     it is back."""
     policy, call, shared = Policy(store=AwayStore()), Provider(), SpyStore()
-    cache = Responses(policy.view)
+    cache = Responses(policy.view, now_ms=Clock())
     await ask(cache, call)
     again = await ask(cache, call)
     assert again.cache_status == "CachePolicy; hit; ttl=600; detail=memory"
