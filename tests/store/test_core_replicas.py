@@ -308,7 +308,7 @@ async def test_clearing_needs_the_admin_token(site: Site, headers: dict[str, str
     ("body", "what"),
     [
         (b"", "JSON"),
-        (b"{}", "at least one of kind, tenant, provider and model"),
+        (b"{}", "at least one of kind, tenant, provider, model and tag"),
         (b'{"all": true, "tenant": "acme"}', "at least one of"),
         (b'{"all": false}', "all"),
         (b'{"tennant": "acme"}', "tennant"),
@@ -349,7 +349,11 @@ async def test_health_and_stats_say_what_is_enforced_and_what_was_done(site: Sit
     assert (health["policy"], health["revision"]) == ("shop/core", document.revision)
     assert health["sections"] == ["sessions", "rateLimits", "responseCache", "embeddingCache"]
     assert health["stores"] == {"state": {"status": "up"}, "cache": {"status": "up"}}
-    assert stats["responses"]["providers"]["openai"] == {"hits": 1, "misses": 1, "ratio": 0.5}
+    assert stats["responses"]["providers"]["openai"]["models"]["gpt-x"] == {
+        "hits": 1,
+        "misses": 1,
+        "ratio": 0.5,
+    }
     assert stats["embeddings"]["providers"]["openai"]["misses"] == 1
     assert stats["limits"]["refusedBy"] == {"per-user": 1}
     told = json.dumps([health, stats])
