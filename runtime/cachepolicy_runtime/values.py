@@ -140,7 +140,7 @@ class Values:
         if scope is None:
             return "no-identity" if identity is None else "no-user"
         tenant = None if shared or identity is None else identity.tenant
-        stamp = self._lookup.stamp(view, tenant, which.provider, which.name)
+        stamp = self._lookup.stamp(view, tenant, which.provider, which.name, ())
         if stamp is None:
             return "purge-state-unknown"
         try:
@@ -149,7 +149,7 @@ class Values:
             return "not-canonical"
         digest = view.secret.names.digest(framed(KEY_VERSION, b"value", scope.encode()), named).hex()
         name = view.layout.response(scope, which.provider, digest)
-        return Place(name, digest, stamp, rules, which.provider, which.name, tenant, _JUDGE)
+        return Place(name, digest, stamp, rules, which.provider, which.name, tenant, judge=_JUDGE)
 
 
 def _rules(policy: ResponseCache, which: ValueName) -> ResponseCache:

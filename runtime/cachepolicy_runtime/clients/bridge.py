@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class NotRunningError(RuntimeError):
@@ -36,6 +38,30 @@ class LoopBridge:
         finally:
             future.cancel()  # a thread that was interrupted leaves nothing behind; else it is done already
 
+    def run_with(
+        self,
+        work: Callable[[Callable[[], Awaitable[T]]], Coroutine[Any, Any, U]],
+        here: Callable[[], T],
+    ) -> U:
+        """As :meth:`run`, for work that may want the result of ``here``, which runs in this thread and not in
+        another one: whoever waits for a thread of a pool while he holds one may wait for ever.
+        """
+        loop, turns = self._running(), _Turns[T]()
+
+        async def run() -> T:
+            asked: asyncio.Future[_Done[T]] = loop.create_future()
+            turns.ask(asked)
+            return (await asked).result()
+
+        future = asyncio.run_coroutine_threadsafe(work(run), loop)
+        future.add_done_callback(lambda _: turns.end())
+        try:
+            for asked in turns:
+                loop.call_soon_threadsafe(_settle, asked, _Done(here))
+            return future.result()
+        finally:
+            future.cancel()
+
     def run_if_open(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """For closing: without a loop there is nothing left to close."""
         with suppress(NotRunningError):
@@ -61,6 +87,42 @@ class LoopBridge:
                 "this would block the event loop: use the asynchronous client, or a thread (asyncio.to_thread)"
             )
         return loop
+
+
+class _Done(Generic[T]):
+    """How a call ended. An exception travels as a value, for a future refuses some."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._value: T | None = None
+        self._error: Exception | None = None
+        try:
+            self._value = call()
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+
+class _Turns(Generic[T]):
+    """What a thread is asked to do, until there is no more."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[asyncio.Future[_Done[T]] | None] = SimpleQueue()
+        self.ask = self._asked.put
+
+    def end(self) -> None:
+        self._asked.put(None)
+
+    def __iter__(self) -> Iterator[asyncio.Future[_Done[T]]]:
+        return iter(self._asked.get, None)
+
+
+def _settle(asked: asyncio.Future[_Done[T]], done: _Done[T]) -> None:
+    if not asked.done():
+        asked.set_result(done)
 
 
 def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:

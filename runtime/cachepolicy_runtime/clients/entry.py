@@ -6,9 +6,12 @@ The libraries are imported when they are asked for, so that the runtime stands w
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachepolicy.identity import Identity
+from cachepolicy_runtime.cached import Options, Shared, Tags, cached
 from cachepolicy_runtime.clients.bridge import LoopBridge
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from cachepolicy_runtime.runtime import CacheRuntime
 
 Library = Literal["httpx2", "httpx"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Clients:
@@ -137,6 +143,34 @@ class Clients:
         from cachepolicy_runtime.clients import httpx2 as current
 
         return current.CachingTransport(exchange, inner)
+
+    def cached(
+        self,
+        *,
+        name: str | None = None,
+        ttl: str | timedelta | None = None,
+        shared: Shared = "tenant",
+        key: Callable[..., Any] | None = None,
+        ignore: Collection[str] = (),
+        tags: Tags = (),
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator that keeps the results of a function in the response cache::
+
+            @runtime.cached(ttl="10m", tags=lambda document, **_: [f"document:{document}"])
+            async def summary(document: str, language: str = "en") -> Summary: ...
+
+        A result belongs to the function (``name``, by default its full name), its arguments and whoever the
+        running code works for: everybody of his ``tenant``, the ``user`` alone, or ``all``. For nobody only what
+        all share is cached. ``ignore`` names arguments that change nothing, such as a connection; ``key`` makes
+        the key itself, of the same arguments. ``tags`` are names for a purge. ``ttl`` (``10m``) holds where the
+        policy gives no other to the provider ``functions`` or, as its model, to ``name``.
+
+        The function must say what it returns; results are stored as JSON of that type. One without ``async`` is
+        for threads. Raises ``ValueError`` for options that cannot be, and a call ``TypeError`` for an argument
+        that no key can be made of.
+        """
+        options = Options.of(name=name, ttl=ttl, shared=shared, key=key, ignore=ignore, tags=tags)
+        return cached(cast("CacheRuntime", self), options)
 
     @property
     def bridge(self) -> LoopBridge:
