@@ -405,3 +405,72 @@ async def test_a_subscription_whose_server_hangs_ends(server: Node, monkeypatch:
     async with asyncio.timeout(5):
         assert await failure(anext(messages)) == "no connection in time"
     await transport.aclose()
+
+
+async def test_a_listener_that_is_slow_is_told_that_it_missed_some(server: Node) -> None:
+    transport = transport_to(f"redis://127.0.0.1:{server.port}")
+    messages = transport.listen("channel")
+    assert await anext(messages) == b""
+    await transport.call("PUBLISH", "channel", "one")
+    assert await anext(messages) == b"one"
+    await transport.pipeline([("PUBLISH", "channel", str(i)) for i in range(3000)])
+    await transport.call("PUBLISH", "channel", "last")
+    seen: list[bytes] = []
+    async with asyncio.timeout(10):
+        while seen[-1:] != [b"last"]:
+            seen.append(await anext(messages))
+    assert b"" in seen
+    assert len(seen) < 3000
+    await messages.aclose()
+    await transport.aclose()
+
+
+# --- batches of others
+
+
+async def test_what_is_gathered_leaves_with_what_was_called_before_it(valkey: Server) -> None:
+    transport = transport_to(valkey.url)
+    await transport.script("session_load", ["a", "b"], [1000, 1000, "n"])
+    said: list[asyncio.Future[object]] = []
+    with valkey.sync_client() as client:
+        reads = int(client.info("stats")["total_reads_processed"])
+        first = transport.call_nowait("ECHO", "first")
+        transport.gather(lambda: said.append(transport.call_nowait("ECHO", "second")))
+        assert await first == b"first"
+        assert await said[0] == b"second"
+        assert int(client.info("stats")["total_reads_processed"]) - reads == 2  # with the INFO
+    await transport.aclose()
+
+
+class Told:
+    """An answer that is no future."""
+
+    def __init__(self) -> None:
+        self.results: list[object] = []
+        self.errors: list[Exception] = []
+
+    def done(self) -> bool:
+        return bool(self.results or self.errors)
+
+    def set_result(self, result: object, /) -> None:
+        self.results.append(result)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        self.errors.append(exception)
+
+
+async def test_a_script_tells_whom_it_was_given(server: Node) -> None:
+    transport = transport_to(f"redis://127.0.0.1:{server.port}")
+    answered, failed = Told(), Told()
+    transport.script_into(answered, "beat", ["a"], ["x", 1000])
+    async with asyncio.timeout(5):
+        while not answered.done():  # noqa: ASYNC110 - the first time, with the script's text
+            await asyncio.sleep(0.01)
+    assert answered.results == [1]
+    server.ask("SET", "a", "a string")
+    transport.script_into(failed, "beat", ["a"], ["x", 1000])
+    async with asyncio.timeout(5):
+        while not failed.done():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    assert "WRONGTYPE" in str(failed.errors)
+    await transport.aclose()

@@ -11,13 +11,14 @@ import asyncio
 from binascii import crc_hqx
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
 from cachepolicy.keys import SLOTS
 from cachepolicy_runtime.store.endpoint import Address, CredentialSource, HostPort
 from cachepolicy_runtime.store.errors import Redirected, StoreUnavailable
+from cachepolicy_runtime.store.link import Answer
 from cachepolicy_runtime.store.redis import RedisTransport
 from cachepolicy_runtime.store.tls import TlsFiles
 from cachepolicy_runtime.store.transport import TransportSettings
@@ -115,9 +116,23 @@ class ClusterTransport:
     def script_nowait(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
         return asyncio.ensure_future(self.script(name, keys, args))
 
-    async def listen(self, channel: str) -> AsyncGenerator[None, None]:
-        async for _ in (await self._any_node()).listen(channel):
-            yield
+    def script_into(self, answer: Answer, name: str, keys: Sequence[str], args: Sequence[Argument]) -> None:
+        def hand_over(done: asyncio.Future[Any]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, Exception):
+                answer.set_exception(error)
+            elif not done.cancelled():
+                answer.set_result(done.result())
+
+        self.script_nowait(name, keys, args).add_done_callback(hand_over)
+
+    def gather(self, collect: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(collect)
+
+    async def listen(self, channel: str) -> AsyncGenerator[bytes, None]:
+        async with aclosing((await self._any_node()).listen(channel)) as messages:
+            async for payload in messages:
+                yield payload
 
     async def aclose(self) -> None:
         self._closed = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from cachepolicy_runtime.store.dial import Dialler, log_in
@@ -57,6 +58,7 @@ class Lane:
         self._closing: set[asyncio.Future[None]] = set()
         self._retiring: list[Link] = []
         self._flushing = False
+        self._collectors: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._graced = False
@@ -75,6 +77,12 @@ class Lane:
     def send(self, call: Call) -> None:
         self._queue.append(call)
         self._queued_bytes += len(call.packed)
+        if not self._flushing:
+            self._flush_soon()
+
+    def gather(self, collect: Callable[[], None]) -> None:
+        """Call ``collect`` before the next write; what it sends leaves in that one."""
+        self._collectors.append(collect)
         if not self._flushing:
             self._flush_soon()
 
@@ -117,6 +125,8 @@ class Lane:
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        while self._collectors:
+            self._collectors.pop(0)()
         self._flushing = False
         if self._link is not None:
             self._fill(self._link)

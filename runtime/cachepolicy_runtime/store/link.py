@@ -16,10 +16,20 @@ from cachepolicy_runtime.store.endpoint import Credentials
 from cachepolicy_runtime.store.failures import ErrorReply, reason_of
 from cachepolicy_runtime.store.wire import Argument, Command, Parser, ProtocolError, Reply, pack
 
-__all__ = ["Argument", "Call", "Command", "Link", "LinkOwner", "Reply", "Resend"]
+__all__ = ["Answer", "Argument", "Call", "Command", "Link", "LinkOwner", "Reply", "Resend"]
 
 #: A script that the server may not know, to be sent with its text: the text, the keys, the arguments.
 Resend = tuple[bytes, Sequence[str], Sequence[Argument]]
+
+
+class Answer(Protocol):
+    """Who gets the reply: a future, or what looks like one to who has the reply."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: Exception, /) -> None: ...
 
 
 class Call:
@@ -41,7 +51,7 @@ class Call:
         self,
         packed: bytes,
         wanted: int,
-        answer: asyncio.Future[Any],
+        answer: Answer,
         until: float,
         script: Resend | None = None,
         *,
@@ -116,11 +126,9 @@ class Link(asyncio.Protocol):
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Some commands of a handshake, their errors among the replies; raises ``OSError``."""
-        call = Call(
-            b"".join(map(pack, commands)), len(commands), self._loop.create_future(), float("inf"), raw=True
-        )
-        self.write([call])
-        replies = await call.answer
+        answer = self._loop.create_future()
+        self.write([Call(b"".join(map(pack, commands)), len(commands), answer, until=float("inf"), raw=True)])
+        replies = await answer
         return replies if len(commands) > 1 else [replies]
 
     def take_unanswered(self) -> list[Call]:

@@ -14,12 +14,15 @@ from cachepolicy_runtime.store.wire import Reply, pack
 
 #: Seconds of silence after which a subscription asks whether the server is still there.
 QUIET_S = 5.0
-#: Messages that nobody has looked at yet; they are all the same wake-up.
-_WAITING = 16
+#: Messages that nobody has looked at yet; with more, all are dropped and that is told.
+_WAITING = 1024
+
+
+MISSED: Reply = [b"message", b"", b""]
 
 
 class Subscription(Link):
-    """Every reply after the handshake is a message; None tells the end."""
+    """Every reply after the handshake is a message; None tells the end, :data:`MISSED` that some were dropped."""
 
     def __init__(self, login: Credentials) -> None:
         super().__init__(login)
@@ -45,17 +48,23 @@ class Subscription(Link):
         if not self._listening:
             super()._deal(replies)
             return
+        if self._messages.qsize() + len(replies) > _WAITING:
+            while not self._messages.empty():
+                self._messages.get_nowait()
+            replies = [MISSED]
         for reply in replies:
-            if self._messages.qsize() < _WAITING:
-                self._messages.put_nowait(reply)
+            self._messages.put_nowait(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._messages.put_nowait(None)
 
 
-async def listen(server: str, dialler: Dialler, channel: str, connect_s: float) -> AsyncGenerator[None, None]:
-    """Yields once when subscribed and once for each message. Ends by raising StoreUnavailable."""
+async def listen(
+    server: str, dialler: Dialler, channel: str, connect_s: float
+) -> AsyncGenerator[bytes, None]:
+    """Yields the payload of each message, and an empty one when subscribed and where some may have been missed.
+    Ends by raising StoreUnavailable."""
     link: Subscription | None = None
     try:
         async with asyncio.timeout(connect_s):
@@ -63,9 +72,9 @@ async def listen(server: str, dialler: Dialler, channel: str, connect_s: float) 
             link.subscribe(channel)
             first = await link.message()
         _subscribed(first)
-        yield
-        async for _ in _messages(link):
-            yield
+        yield b""
+        async for payload in _messages(link):
+            yield payload
     except (OSError, ValueError, Refused) as error:
         raise StoreUnavailable(server, reason_of(error)) from None
     finally:
@@ -80,7 +89,7 @@ def _subscribed(first: Reply) -> None:
         raise ConnectionResetError
 
 
-async def _messages(link: Subscription) -> AsyncGenerator[None, None]:
+async def _messages(link: Subscription) -> AsyncGenerator[bytes, None]:
     """Raises ``ConnectionResetError`` when the connection is lost, ``TimeoutError`` where the server is silent
     when asked."""
     asked = False
@@ -97,5 +106,6 @@ async def _messages(link: Subscription) -> AsyncGenerator[None, None]:
         if reply is None:
             raise ConnectionResetError
         asked = False
-        if isinstance(reply, list) and reply[:1] == [b"message"]:
-            yield
+        match reply:
+            case [b"message", _, bytes(payload)]:
+                yield payload

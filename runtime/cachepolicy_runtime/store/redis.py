@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
 from cachepolicy_runtime.store.breaker import Breaker, Change, State
@@ -20,7 +20,7 @@ from cachepolicy_runtime.store.endpoint import NO_LOGIN, Address, CredentialSour
 from cachepolicy_runtime.store.errors import Redirected, StoreUnavailable
 from cachepolicy_runtime.store.failures import ErrorReply
 from cachepolicy_runtime.store.lane import Lane
-from cachepolicy_runtime.store.link import Call, Resend
+from cachepolicy_runtime.store.link import Answer, Call, Resend
 from cachepolicy_runtime.store.listen import listen
 from cachepolicy_runtime.store.lua import script as lua_script
 from cachepolicy_runtime.store.tls import TlsContext, TlsFiles
@@ -97,12 +97,16 @@ class RedisTransport:
         return reply
 
     def call_nowait(self, *command: Argument, bulk: bool = False) -> asyncio.Future[Any]:
-        return self._submit(pack(command), bulk=bulk)
+        answer = asyncio.get_running_loop().create_future()
+        self._submit(answer, pack(command), bulk=bulk)
+        return answer
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
         if not commands:
             return []
-        replies = await self._submit(b"".join(map(pack, commands)), len(commands))
+        answer = asyncio.get_running_loop().create_future()
+        self._submit(answer, b"".join(map(pack, commands)), len(commands))
+        replies: list[Reply] = await answer
         return replies if len(commands) > 1 else [replies]
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
@@ -110,11 +114,21 @@ class RedisTransport:
         return reply
 
     def script_nowait(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+        answer = asyncio.get_running_loop().create_future()
+        self.script_into(answer, name, keys, args)
+        return answer
+
+    def script_into(self, answer: Answer, name: str, keys: Sequence[str], args: Sequence[Argument]) -> None:
         script = lua_script(name)
         head = script_head(script.sha, len(keys), len(args))
-        return self._submit(head + pack_arguments((*keys, *args)), script=(script.text, keys, args))
+        packed = head + pack_arguments((*keys, *args))
+        self._submit(answer, packed, script=(script.text, keys, args))
 
-    def listen(self, channel: str) -> AsyncGenerator[None, None]:
+    def gather(self, collect: Callable[[], None]) -> None:
+        self._refuse_if_useless()
+        self._lane.gather(collect)
+
+    def listen(self, channel: str) -> AsyncGenerator[bytes, None]:
         return listen(self.server, self._dialler, channel, self._settings.connect_deadline_s)
 
     async def aclose(self) -> None:
@@ -127,18 +141,25 @@ class RedisTransport:
 
     # --- one call -----------------------------------------------------------------------------------------
 
-    def _submit(
-        self, packed: bytes, wanted: int = 1, *, script: Resend | None = None, bulk: bool = False
-    ) -> asyncio.Future[Any]:
-        if not self._breaker.closed or self._closed:
+    def _refuse_if_useless(self) -> None:
+        if self._closed or not self._breaker.closed:
             raise StoreUnavailable(self.server, _CLOSED if self._closed else self._breaker.reason)
+
+    def _submit(
+        self,
+        answer: Answer,
+        packed: bytes,
+        wanted: int = 1,
+        *,
+        script: Resend | None = None,
+        bulk: bool = False,
+    ) -> None:
+        self._refuse_if_useless()
         lane = self._bulk_lane() if bulk or len(packed) >= self._bulk_bytes else self._lane
         if lane.waiting >= self._settings.max_waiting or lane.queued_bytes > self._settings.max_queued_bytes:
             self._shed()
-        loop = asyncio.get_running_loop()
-        call = Call(packed, wanted, loop.create_future(), loop.time() + self._settings.deadline_s, script)
-        lane.send(call)
-        return call.answer
+        until = asyncio.get_running_loop().time() + self._settings.deadline_s
+        lane.send(Call(packed, wanted, answer, until, script))
 
     def _shed(self) -> None:
         """Refuse the one call that is too much. The others are not to suffer, and a server that hangs is found
@@ -238,10 +259,10 @@ class RedisTransport:
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.connect_deadline_s
-        call = Call(pack(self._probe_command), 1, loop.create_future(), until)
-        self._lane.send(call)
+        answer = loop.create_future()
+        self._lane.send(Call(pack(self._probe_command), 1, answer, until))
         try:
-            await call.answer
+            await answer
         except StoreUnavailable as error:
             if (
                 self._breaker.state is State.HALF_OPEN

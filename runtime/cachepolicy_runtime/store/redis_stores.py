@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from cachepolicy.acknowledgement import LIFETIME_MS
 from cachepolicy.keys import KeyLayout
@@ -78,8 +79,10 @@ class RedisControlStore:
     async def document(self) -> bytes | None:
         return blob_or_none(await self._transport.call("GET", self._keys.document))
 
-    def wakes(self) -> AsyncGenerator[None, None]:
-        return self._transport.listen(self._keys.wake_channel)
+    async def wakes(self) -> AsyncGenerator[None, None]:
+        async with aclosing(self._transport.listen(self._keys.wake_channel)) as messages:
+            async for _ in messages:
+                yield
 
 
 def _nonce() -> str:

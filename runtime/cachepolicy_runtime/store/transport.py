@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cachepolicy_runtime.store.breaker import BreakerSettings
+from cachepolicy_runtime.store.link import Answer
 from cachepolicy_runtime.store.wire import Argument, Command, Reply
 
 
@@ -72,9 +73,18 @@ class Transport(Protocol):
         """The same as a future, see :meth:`call_nowait`."""
         ...
 
-    def listen(self, channel: str) -> AsyncGenerator[None, None]:
-        """Yields once when subscribed and once for each message, on a connection of its own. Ends by raising
-        StoreUnavailable; the breaker is not concerned."""
+    def script_into(self, answer: Answer, name: str, keys: Sequence[str], args: Sequence[Argument]) -> None:
+        """The same for an object of the caller's, which is told as soon as the reply is read."""
+        ...
+
+    def gather(self, collect: Callable[[], None]) -> None:
+        """Call ``collect`` just before what is called in this turn of the event loop is sent: what it calls
+        itself leaves in the same write. It must not raise; an open breaker raises here at once."""
+        ...
+
+    def listen(self, channel: str) -> AsyncGenerator[bytes, None]:
+        """Yields the payload of each message, and an empty one when subscribed and where some may have been
+        missed; on a connection of its own. Ends by raising StoreUnavailable; the breaker is not concerned."""
         ...
 
     async def aclose(self) -> None:
