@@ -48,8 +48,9 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "manifests").rglob("README.md")),
 ]
-CACHEPOLICY, RUNTIME, OPERATOR, GATEWAY = (
-    ROOT / "docs" / name for name in ("cachepolicy.md", "runtime.md", "operator.md", "gateway.md")
+CACHEPOLICY, RUNTIME, OPERATOR, GATEWAY, CACHING = (
+    ROOT / "docs" / name
+    for name in ("cachepolicy.md", "runtime.md", "operator.md", "gateway.md", "caching.md")
 )
 SOURCES = {
     "operator": ROOT / "operator" / "cachepolicy_operator",
@@ -706,7 +707,7 @@ def test_capabilities_are_documented() -> None:
 
 
 def test_what_is_in_a_cache_key_is_documented() -> None:
-    words = set(code(section(RUNTIME, "Response cache")))
+    words = set(code(section(CACHING, "Response cache")))
     assert set(keys.LISTED_HEADERS) | keys.IGNORED_FIELDS <= words
 
 
@@ -714,14 +715,14 @@ def test_every_word_of_a_cache_status_is_documented() -> None:
     """Why a cache was not used, and why an answer was not stored: the words that these functions return."""
     in_code = {
         node.value.value
-        for file in ("responses.py", "embeddings.py", "answers.py")
+        for file in ("response_places.py", "embeddings.py", "answers.py")
         for node in ast.walk(ast.parse((SOURCES["runtime"] / file).read_text()))
         if isinstance(node, ast.Return)
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     }
-    tables = rows(section(RUNTIME, "Response cache"))
+    tables = rows(section(CACHING, "Cache-Status"))
     documented = {word for row in tables for word in code(row[0]) if "CachePolicy" not in word}
     # Returned by expressions, not by a literal of their own.
-    computed = {"empty", "finish-reason", "usage", "store-unavailable", "no-store"}
+    computed = {"empty", "finish-reason", "usage", "credential", "store-unavailable", "no-store"}
     assert documented == in_code | computed
