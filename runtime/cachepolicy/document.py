@@ -31,7 +31,8 @@ CONTRACT_MAJOR = 1
 CONTRACT_MINOR = 1
 CONTRACT = f"{CONTRACT_MAJOR}.{CONTRACT_MINOR}"
 
-_SCHEMES = ("redis://", "rediss://", "unix:///")
+_SCHEMES = ("redis://", "rediss://", "unix:///", "redis+sentinel://", "rediss+sentinel://")
+_CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 
 
 class DocumentError(ValueError):
@@ -43,15 +44,16 @@ class UnsupportedDocumentError(DocumentError):
 
 
 class Endpoint(ApiModel):
-    """Where one Redis server is: ``redis://host:port``, ``rediss://host:port`` or ``unix:///path``."""
+    """Where one Redis server is: ``redis://host:port``, ``rediss://host:port`` (TLS) or ``unix:///path``; or whom to
+    ask for it: ``redis+sentinel://host:port,host:port/name``, ``redis+cluster://host:port,host:port``."""
 
     url: str
 
     @field_validator("url")
     @classmethod
     def _known_scheme_no_secret(cls, value: str) -> str:
-        if not value.startswith(_SCHEMES):
-            raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
+        if not value.startswith(_SCHEMES + _CLUSTER_SCHEMES):
+            raise ValueError(f"must start with one of {', '.join(_SCHEMES + _CLUSTER_SCHEMES)}")
         if "@" in value:
             raise ValueError("must not hold a user or a password: they come from mounted files")
         return value
@@ -68,6 +70,13 @@ class DocumentRedis(ApiModel):
     @classmethod
     def _prefix(cls, value: str) -> str:
         return KeyLayout(value).prefix
+
+    @field_validator("state")
+    @classmethod
+    def _no_cluster(cls, value: Endpoint | None) -> Endpoint | None:
+        if value is not None and value.url.startswith(_CLUSTER_SCHEMES):
+            raise ValueError("must not be a Redis Cluster: sessions and limits have keys in several slots")
+        return value
 
     def endpoint(self, role: Role) -> Endpoint | None:
         return self.state if role is Role.STATE else self.cache

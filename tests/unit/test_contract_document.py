@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cachepolicy.acknowledgement import Acknowledgement, Member
-from cachepolicy.document import DocumentError, PolicyDocument, build_document, read_document
+from cachepolicy.document import DocumentError, Endpoint, PolicyDocument, build_document, read_document
 from cachepolicy.names import Role
 from cachepolicy.spec import CachePolicySpec
 
@@ -82,6 +82,14 @@ def test_unknown_optional_fields_are_left_out_and_named() -> None:
             content(redis={"keyPrefix": "a/b", "state": {"url": "http://h"}}),
             "must start with one of redis://",
         ),
+        (
+            content(redis={"keyPrefix": "a/b", "state": {"url": "redis+cluster://h:1,i:1"}}),
+            "redis.state: must not be a Redis Cluster: sessions and limits have keys in several slots",
+        ),
+        (
+            content(redis={"keyPrefix": "a/b", "cache": {"url": "rediss+sentinel://:p@h:1/main"}}),
+            "must not hold a user",
+        ),
     ],
 )
 def test_a_document_that_cannot_be_enforced_is_refused_with_what_to_change(
@@ -91,6 +99,12 @@ def test_a_document_that_cannot_be_enforced_is_refused_with_what_to_change(
         read_document(data)
     assert sentence in str(caught.value)
     assert "u:p" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://h:26379,i/main/0", "rediss+cluster://h:1,i:1"])
+def test_a_server_may_be_named_by_whom_to_ask_for_it(url: str) -> None:
+    document = read_document(content(redis={"keyPrefix": "a/b", "cache": {"url": url}})).document
+    assert document.redis.cache == Endpoint(url=url)
 
 
 def test_an_acknowledgement_reads_back_and_damage_is_not_one() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cachepolicy_runtime.settings import RuntimeSettings, SettingsError
-from cachepolicy_runtime.store.endpoint import Address, Credentials, FileCredentials, parse_url
+from cachepolicy_runtime.store.endpoint import Address, Credentials, FileCredentials, Topology, parse_url
+from cachepolicy_runtime.store.tls import TlsFiles
 
 SECRET = "hunter2-not-to-be-seen"
 
@@ -66,6 +67,45 @@ def test_a_server_of_the_document_gets_the_login_that_is_mounted_beside_it(tmp_p
     assert target.credentials() == Credentials("core", SECRET)
 
 
+def test_sentinels_and_clusters_are_named_by_some_of_their_members(tmp_path: Path) -> None:
+    (tmp_path / "sentinels").write_text(f"{SECRET}\n")
+    settings = read(
+        REDIS_STATE_URL=f"rediss+sentinel://ann:{SECRET}@one,[2001:db8::2]:5/my%20main/3",
+        REDIS_CACHE_URL="redis+cluster://one:7000,two",
+        REDIS_SENTINEL_USERNAME="reader",
+        REDIS_SENTINEL_PASSWORD_FILE=str(tmp_path / "sentinels"),
+    )
+    assert settings.state is not None
+    assert settings.cache is not None
+    assert settings.state.address == Address(
+        db=3,
+        tls=True,
+        topology=Topology.SENTINEL,
+        seeds=(("one", 26379), ("2001:db8::2", 5)),
+        service="my main",
+    )
+    assert settings.state.credentials() == Credentials("ann", SECRET)
+    assert settings.state.sentinel_credentials() == Credentials("reader", SECRET)
+    assert settings.cache.address == Address(topology=Topology.CLUSTER, seeds=(("one", 7000), ("two", 6379)))
+    assert SECRET not in repr(settings)
+
+
+def test_certificates_come_from_variables_and_else_from_beside_the_document(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("x")
+    ca, cert = str(tmp_path / "ca.crt"), __file__
+    named = read(
+        REDIS_URL="rediss://one", REDIS_TLS_CA_FILE=ca, REDIS_TLS_CERT_FILE=cert, REDIS_TLS_KEY_FILE=cert
+    )
+    assert named.state is not None
+    assert named.state.tls == TlsFiles(Path(ca), Path(cert), Path(cert))
+    directory = {"CACHEPOLICY_DIR": str(tmp_path)}
+    assert read(**directory).target("rediss://core-state:6379").tls == TlsFiles.beside(tmp_path)
+    both = read(**directory, REDIS_TLS_CA_FILE=ca)
+    assert both.target("rediss://core-state:6379").tls == TlsFiles(Path(ca))
+    # So that a new document which moves no server leaves the connections alone.
+    assert both.target("rediss://core-state:6379") == both.target("rediss://core-state:6379")
+
+
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [
@@ -93,6 +133,23 @@ def test_a_server_of_the_document_gets_the_login_that_is_mounted_beside_it(tmp_p
         ),
         ({"REDIS_CACHE_URL": f"redis://:{SECRET}@"}, "REDIS_CACHE_URL is not a Redis URL"),
         ({"REDIS_URL": f"redis://:{SECRET}@b?ssl_cert_reqs=none"}, "REDIS_URL is not a Redis URL"),
+        ({"REDIS_URL": f"redis+sentinel://:{SECRET}@b"}, "REDIS_URL is not a Redis URL"),
+        ({"REDIS_URL": f"redis+sentinel://:{SECRET}@b:x/main"}, "REDIS_URL is not a Redis URL"),
+        ({"REDIS_URL": f"redis+ssh://:{SECRET}@b/main"}, "REDIS_URL is not a Redis URL"),
+        ({"REDIS_CACHE_URL": "redis+cluster://a,b/1"}, "a Redis Cluster has only the database 0"),
+        (
+            {"REDIS_URL": f"redis+cluster://:{SECRET}@b"},
+            "REDIS_STATE_URL (or REDIS_URL without it) names a Redis Cluster, which cannot keep sessions",
+        ),
+        ({"REDIS_TLS_CA_FILE": "/not/there"}, "REDIS_TLS_CA_FILE names /not/there, which is no file"),
+        (
+            {"REDIS_TLS_KEY_FILE": __file__},
+            "REDIS_TLS_KEY_FILE is the key of a certificate: set REDIS_TLS_CERT_FILE too",
+        ),
+        (
+            {"REDIS_SENTINEL_PASSWORD": SECRET, "REDIS_SENTINEL_PASSWORD_FILE": "/x"},
+            "REDIS_SENTINEL_PASSWORD and REDIS_SENTINEL_PASSWORD_FILE are both set",
+        ),
         ({"CACHEPOLICY_DEADLINE_MS": "0"}, "CACHEPOLICY_DEADLINE_MS must be a whole number from 1 to 60000"),
         ({"CACHEPOLICY_KEY_PREFIX": "A*"}, "CACHEPOLICY_KEY_PREFIX: key prefix 'A*' must start with"),
     ],

@@ -20,8 +20,12 @@ from cachepolicy_runtime.store.server_info import ServerFigures
 __all__ = ["MemoryCacheStore", "MemoryControlStore", "MemoryLimitStore", "MemorySessionStore", "monotonic_ms"]
 
 
+#: What an entry takes beside its key and value, so that many small ones are bounded as few large ones are.
+_ENTRY_BYTES = 256
+
+
 class MemoryCacheStore:
-    """Bounded by the bytes of keys and values; at the bound the value used longest ago is dropped."""
+    """Bounded by the bytes of its entries; at the bound the value used longest ago is dropped."""
 
     def __init__(self, now_ms: Callable[[], int] = monotonic_ms, max_bytes: int = 64 << 20) -> None:
         self._now_ms = now_ms
@@ -45,8 +49,11 @@ class MemoryCacheStore:
 
     async def put(self, key: str, value: bytes, ttl_ms: int) -> None:
         self._remove(key)
+        size = _size(key, value)
+        if size > self._max_bytes:
+            return
         self._values[key] = (value, self._now_ms() + ttl_ms)
-        self._bytes += len(key) + len(value)
+        self._bytes += size
         while self._bytes > self._max_bytes:
             self._remove(next(iter(self._values)))
 
@@ -64,7 +71,11 @@ class MemoryCacheStore:
     def _remove(self, key: str) -> None:
         found = self._values.pop(key, None)
         if found is not None:
-            self._bytes -= len(key) + len(found[0])
+            self._bytes -= _size(key, found[0])
+
+
+def _size(key: str, value: bytes) -> int:
+    return _ENTRY_BYTES + len(key) + len(value)
 
 
 class MemoryControlStore:
