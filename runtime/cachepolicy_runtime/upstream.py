@@ -46,8 +46,12 @@ class Stream:
         return {"content-type": "text/event-stream", **_kept(self._response)}
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._response.aiter_bytes():
-            yield chunk
+        """Raises :class:`UpstreamError` where the provider breaks off."""
+        try:
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
+        except httpx.HTTPError as error:
+            raise _told(error) from None
 
     async def aclose(self) -> None:
         await self._response.aclose()
@@ -210,4 +214,6 @@ def _kept(response: httpx.Response) -> dict[str, str]:
 def _told(error: httpx.HTTPError) -> UpstreamError:
     if isinstance(error, httpx.TimeoutException):
         return UpstreamError(504, "the provider did not answer in time")
+    if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+        return UpstreamError(502, "the provider broke the connection off")
     return UpstreamError(502, "the provider cannot be reached")

@@ -8,29 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from cachepolicy_runtime.asgi.types import Scope, header
+from cachepolicy_runtime.asgi.types import Scope
 from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.gateway.responding import json_response
+from cachepolicy_runtime.gateway.shapes import shaped, speaks_anthropic
 from cachepolicy_runtime.ratelimit import Decision
 from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, problem, status_of
 from cachepolicy_runtime.session import SessionConflict, SessionError, SessionsUnavailable
 from cachepolicy_runtime.upstream import UpstreamError
-
-_ANTHROPIC_PATHS = "/v1/messages"
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-}
 
 
 class RefusedError(Exception):
@@ -79,11 +69,11 @@ def refusal_body(scope: Scope, decision: Decision) -> tuple[bytes, bytes]:
     """Body and content type of an answer to a request that a limit does not let through."""
     told = orjson.loads(problem(decision))
     status = status_of(decision)
-    code = "rate_limit_exceeded" if status == HTTPStatus.TOO_MANY_REQUESTS else None
-    anthropic = _speaks_anthropic(scope)
-    shaped = _shaped(anthropic, status, told["detail"], code)
+    code = "rate_limit_exceeded" if status == HTTPStatus.TOO_MANY_REQUESTS else "limits_unavailable"
+    anthropic = speaks_anthropic(scope)
+    error = shaped(anthropic, status, told["detail"], code)
     kind = "application/json" if anthropic else PROBLEM_JSON
-    return orjson.dumps({**told, **shaped}), kind.encode("ascii")
+    return orjson.dumps({**told, **error}), kind.encode("ascii")
 
 
 def _error(
@@ -93,21 +83,6 @@ def _error(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    content = _shaped(_speaks_anthropic(request.scope), status, message, code)
+    content = shaped(speaks_anthropic(request.scope), status, message, code)
     challenge = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     return json_response(content, status, {**challenge, **(headers or {})})
-
-
-def _shaped(anthropic: bool, status: int, message: str, code: str | None) -> dict[str, Any]:
-    if anthropic:
-        kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": message}}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        kind = "rate_limit_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def _speaks_anthropic(scope: Scope) -> bool:
-    """By the path, and on paths that both APIs have by the version that Anthropic's clients name."""
-    return str(scope["path"]).startswith(_ANTHROPIC_PATHS) or header(scope, b"anthropic-version") is not None

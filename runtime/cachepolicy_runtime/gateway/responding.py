@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -11,25 +11,39 @@ from fastapi.responses import StreamingResponse
 
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.types import Receive, Scope, Send
+from cachepolicy_runtime.gateway.shapes import error_event, speaks_anthropic
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.streams import ByteStream
+from cachepolicy_runtime.upstream import UpstreamError
 
 #: Proxies such as nginx would otherwise collect the events.
 _UNBUFFERED = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
 
 
 class StreamedResponse(StreamingResponse):
-    """Passes a stream on chunk by chunk, and closes it even if the caller goes before the first one."""
+    """Passes a stream on chunk by chunk, and closes it even if the caller goes before the first one.
+
+    One that the provider breaks off ends with an error as its API has it: the end alone would look like success.
+    """
 
     def __init__(self, stream: ByteStream, headers: Mapping[str, str]) -> None:
-        super().__init__(stream.chunks(), headers={**stream.headers, **headers, **_UNBUFFERED})
+        super().__init__((), headers={**stream.headers, **headers, **_UNBUFFERED})
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.body_iterator = _told_if_broken(self._stream, speaks_anthropic(scope))
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._stream.aclose()
+
+
+async def _told_if_broken(stream: ByteStream, anthropic: bool) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in stream.chunks():
+            yield chunk
+    except UpstreamError as error:
+        yield error_event(anthropic, error.status, str(error), "upstream_error")
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
