@@ -1,8 +1,11 @@
-"""Targets 5, 6 and 10: a hit from Redis, the key of a request, a batch of embeddings."""
+"""Targets 5, 6, 10 and 15: hits from Redis and from the process, the key of a request, embeddings, coalescing."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import aiocache
 import aiocache.serializers
@@ -17,6 +20,7 @@ from benchmarks.harness import (
     Figure,
     interleaved,
     latency,
+    mean_latency,
     peers_of,
     per_call,
     ratios,
@@ -57,6 +61,8 @@ async def run(server: Server) -> list[Figure]:
         figures = [
             *await _responses(server, client, runtime),
             await _key(),
+            await _first_level(server),
+            await _coalescing(server),
             await _embeddings(client, runtime),
         ]
     await client.aclose()
@@ -126,6 +132,80 @@ async def _key() -> Figure:
     )
     return Figure(
         "6", "key of a 4 KB request", spread_of([value * 1e6 for value in samples["ours"]]), "µs", 20.0
+    )
+
+
+async def _first_level(server: Server) -> Figure:
+    """Through the public call, with a key that was derived before; cashews' memory beside it."""
+
+    async def provider() -> Answer:
+        return Answer(200, _BODY, {"content-type": "application/json"})
+
+    cashews = Cache()
+    cashews.setup("mem://")
+    await cashews.set("hit", _BODY)
+    async with product.started(
+        server.url, spec={"responseCache": {"ttl": "1h", "local": {"ttl": "1h"}}}
+    ) as runtime:
+        responses, who = runtime.responses, product.WHO
+        key = responses.key(_REQUEST, provider="openai", identity=who)
+
+        async def ours() -> None:
+            outcome = await responses.get_or_call(
+                _REQUEST, provider, provider="openai", identity=who, key=key
+            )
+            assert outcome.hit
+
+        await responses.get_or_call(_REQUEST, provider, provider="openai", identity=who)
+        samples = await interleaved(
+            {"ours": mean_latency(ours, 5_000), "cashews": mean_latency(lambda: cashews.get("hit"), 1_000)}
+        )
+        assert responses.counts.local_hits > 5_000
+    await cashews.close()
+    micro = {name: spread_of([value * 1e6 for value in values]) for name, values in samples.items()}
+    return Figure(
+        "6",
+        "hit from the first level, 4 KB, key given",
+        micro["ours"],
+        "µs",
+        5.0,
+        peers={"cashews, memory": micro["cashews"].value},
+    )
+
+
+async def _coalescing(server: Server) -> Figure:
+    """A hundred identical requests at once over four replicas, each with connections of its own."""
+    calls: list[int] = []
+
+    async def provider() -> Answer:
+        calls.append(1)
+        await asyncio.sleep(0.05)
+        return Answer(200, _BODY, {"content-type": "application/json"})
+
+    async def once(number: int, replicas: Sequence[CacheRuntime]) -> float:
+        calls.clear()
+        request = replace(_REQUEST, body={**_REQUEST.body, "seed": number})
+        await asyncio.gather(
+            *(
+                replica.responses.get_or_call(request, provider, provider="openai", identity=product.WHO)
+                for replica in replicas
+                for _ in range(25)
+            )
+        )
+        return float(len(calls))
+
+    with product.policy(server.url, spec={"responseCache": {"ttl": "1h", "coalesce": {}}}) as folder:
+        async with AsyncExitStack() as stack:
+            replicas = [product.runtime_of(folder) for _ in range(4)]
+            for replica in replicas:
+                await stack.enter_async_context(replica.lifespan())
+            counted = [await once(number, replicas) for number in range(20)]
+    return Figure(
+        "15",
+        "calls of the provider for 100 identical requests over 4 replicas",
+        spread_of(counted),
+        "calls",
+        1.0,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ SPEC = {
 }
 
 
-def write_policy(folder: Path, url: str | None) -> None:
+def write_policy(folder: Path, url: str | None, spec: Mapping[str, Any] = SPEC) -> None:
     """``policy.json`` and the cache's key. Without ``url`` the document names no server: all is in memory."""
     document = build_document(
         namespace="bench",
         name="core",
         uid="bench",
-        spec=CachePolicySpec.model_validate(SPEC),
+        spec=CachePolicySpec.model_validate({**SPEC, **spec}),
         endpoints=dict.fromkeys(Role, url or "redis://127.0.0.1"),
         previous=None,
         now_ms=1,
@@ -51,9 +51,9 @@ def write_policy(folder: Path, url: str | None) -> None:
 
 
 @contextmanager
-def policy(url: str | None) -> Iterator[Path]:
+def policy(url: str | None, spec: Mapping[str, Any] = SPEC) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cp-bench-") as folder:
-        write_policy(Path(folder), url)
+        write_policy(Path(folder), url, spec)
         yield Path(folder)
 
 
@@ -63,8 +63,10 @@ def runtime_of(folder: Path, deadline_ms: int = PATIENT_MS) -> CacheRuntime:
 
 
 @asynccontextmanager
-async def started(url: str | None, deadline_ms: int = PATIENT_MS) -> AsyncIterator[CacheRuntime]:
-    with policy(url) as folder:
+async def started(
+    url: str | None, deadline_ms: int = PATIENT_MS, spec: Mapping[str, Any] = SPEC
+) -> AsyncIterator[CacheRuntime]:
+    with policy(url, spec) as folder:
         runtime = runtime_of(folder, deadline_ms)
         async with runtime.lifespan():
             yield runtime
