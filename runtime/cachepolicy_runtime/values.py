@@ -73,6 +73,8 @@ class Values:
         self._calls = calls
         self._counts = counts
         self._now_ms = now_ms
+        self._policy: ResponseCache | None = None
+        self._known_rules: dict[tuple[CacheScope | None, Duration | None], ResponseCache] = {}
 
     async def get_or_make(
         self, which: ValueName, make: Callable[[], Awaitable[bytes | None]], *, identity: Identity | None
@@ -110,15 +112,20 @@ class Values:
 
     async def look(self, trip: Trip) -> bytes | None:
         """The value at the end of the way; None where there is none."""
-        found = self._lookup.local(trip.view, trip.place, self._now_ms())
+        place = trip.place
+        found = self._lookup.local(trip.view, place, self._now_ms()) if place.local else None
         if found is not None:
             self._counts.local_hits += 1
         else:
             await self._lookup.look(trip)
             found = trip.found if trip.use is Use.FRESH else None
+        if place.rules.mode is CacheMode.SHADOW:
+            self._counts.would_lookups += 1
+            self._counts.would_hits += found is not None
+            return None
         if found is None:
             return None
-        self._counts.of(trip.place.provider, trip.place.model).hit(found.facts)
+        self._counts.of(place.provider, place.model).hit(found.facts)
         return found.answer.body
 
     async def keep(self, trip: Trip, payload: bytes) -> None:
@@ -134,7 +141,7 @@ class Values:
         """The place, or one word for why the value is not cached."""
         if view.responses is None or view.responses.mode is CacheMode.OFF:
             return "no-policy" if view.responses is None else "off"
-        rules = _rules(view.responses, which)
+        rules = self._rules(view.responses, which)
         shared = rules.scope is CacheScope.GLOBAL
         scope = GLOBAL_SCOPE if shared else scope_of(rules, identity)
         if scope is None:
@@ -149,20 +156,26 @@ class Values:
             return "not-canonical"
         digest = view.secret.names.digest(framed(KEY_VERSION, b"value", scope.encode()), named).hex()
         name = view.layout.response(scope, which.provider, digest)
-        return Place(name, digest, stamp, rules, which.provider, which.name, tenant, judge=_JUDGE)
+        local = rules.local is not None and rules.mode is CacheMode.ENFORCE
+        return Place(
+            name, digest, stamp, rules, which.provider, which.name, tenant, judge=_JUDGE, local=local
+        )
 
-
-def _rules(policy: ResponseCache, which: ValueName) -> ResponseCache:
-    """The policy's rules as far as they are for values. What it says of this provider goes before the code."""
-    changes: dict[str, Any] = {
-        "coalesce": policy.coalesce or Coalesce(),
-        "stale_while_revalidate": None,
-        "stale_if_error": None,
-        "scope": which.scope or policy.scope,
-    }
-    if which.ttl is not None:
-        changes["ttl"] = which.ttl
-    return policy.model_copy(update=changes)
+    def _rules(self, policy: ResponseCache, which: ValueName) -> ResponseCache:
+        """The policy's rules as far as they are for values. What it says of this provider goes before the code."""
+        if policy is not self._policy:
+            self._policy, self._known_rules = policy, {}
+        known = self._known_rules.get((which.scope, which.ttl))
+        if known is None:
+            changes: dict[str, Any] = {
+                "coalesce": policy.coalesce or Coalesce(),
+                "stale_while_revalidate": None,
+                "stale_if_error": None,
+                "scope": which.scope or policy.scope,
+                "ttl": which.ttl or policy.ttl,
+            }
+            known = self._known_rules[which.scope, which.ttl] = policy.model_copy(update=changes)
+        return known
 
 
 def _refusal(answer: Answer, rules: Cacheable) -> str | None:

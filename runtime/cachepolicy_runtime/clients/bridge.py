@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from threading import Thread
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -40,24 +43,24 @@ class LoopBridge:
 
     def run_with(
         self,
-        work: Callable[[Callable[[], Awaitable[T]]], Coroutine[Any, Any, U]],
-        here: Callable[[], T],
+        work: Callable[[Callable[P, Awaitable[T]]], Coroutine[Any, Any, U]],
+        here: Callable[P, T],
     ) -> U:
-        """As :meth:`run`, for work that may want the result of ``here``, which runs in this thread and not in
-        another one: whoever waits for a thread of a pool while he holds one may wait for ever.
+        """As :meth:`run`, for work that may call ``here``, which runs in this thread and not in another one:
+        whoever waits for a thread of a pool while he holds one may wait for ever.
         """
         loop, turns = self._running(), _Turns[T]()
 
-        async def run() -> T:
+        async def run(*args: P.args, **kwargs: P.kwargs) -> T:
             asked: asyncio.Future[_Done[T]] = loop.create_future()
-            turns.ask(asked)
+            turns.ask((asked, lambda: here(*args, **kwargs)))
             return (await asked).result()
 
         future = asyncio.run_coroutine_threadsafe(work(run), loop)
         future.add_done_callback(lambda _: turns.end())
         try:
-            for asked in turns:
-                loop.call_soon_threadsafe(_settle, asked, _Done(here))
+            for asked, call in turns:
+                loop.call_soon_threadsafe(_settle, asked, _Done(call))
             return future.result()
         finally:
             future.cancel()
@@ -89,6 +92,35 @@ class LoopBridge:
         return loop
 
 
+@contextmanager
+def running_in_thread(lifespan: Callable[[], AbstractAsyncContextManager[Any]]) -> Iterator[None]:
+    """An event loop in a thread of its own, within ``lifespan``; what that raises at its start is raised here."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        ended = asyncio.Event()
+        async with lifespan():
+            started.set_result((asyncio.get_running_loop(), ended))
+            await ended.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(live())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = Thread(target=run, name="cachepolicy", daemon=True)
+    thread.start()
+    loop, ended = started.result()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+
+
 class _Done(Generic[T]):
     """How a call ended. An exception travels as a value, for a future refuses some."""
 
@@ -110,13 +142,13 @@ class _Turns(Generic[T]):
     """What a thread is asked to do, until there is no more."""
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[asyncio.Future[_Done[T]] | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[asyncio.Future[_Done[T]], Callable[[], T]] | None] = SimpleQueue()
         self.ask = self._asked.put
 
     def end(self) -> None:
         self._asked.put(None)
 
-    def __iter__(self) -> Iterator[asyncio.Future[_Done[T]]]:
+    def __iter__(self) -> Iterator[tuple[asyncio.Future[_Done[T]], Callable[[], T]]]:
         return iter(self._asked.get, None)
 
 

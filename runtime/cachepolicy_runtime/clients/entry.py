@@ -6,13 +6,14 @@ The libraries are imported when they are asked for, so that the runtime stands w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachepolicy.identity import Identity
 from cachepolicy_runtime.cached import Options, Shared, Tags, cached
-from cachepolicy_runtime.clients.bridge import LoopBridge
+from cachepolicy_runtime.clients.bridge import LoopBridge, running_in_thread
 
 if TYPE_CHECKING:
     import httpx
@@ -171,6 +172,16 @@ class Clients:
         """
         options = Options.of(name=name, ttl=ttl, shared=shared, key=key, ignore=ignore, tags=tags)
         return cached(cast("CacheRuntime", self), options)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The runtime's lifespan in a thread of its own, for programs that have no event loop::
+
+        with runtime.running(), acting_as(Identity("acme")):
+            client = OpenAI(http_client=runtime.thread_client("openai"))
+        """
+        with running_in_thread(cast("CacheRuntime", self).lifespan):
+            yield
 
     @property
     def bridge(self) -> LoopBridge:
