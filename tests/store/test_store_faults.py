@@ -139,6 +139,21 @@ async def test_an_answer_that_comes_too_late_is_nobodys(before: Front) -> None:
         await transport.aclose()
 
 
+async def test_a_second_outage_is_noticed_as_soon_as_the_first(before: Front) -> None:
+    transport = transport_to(before.url, TransportSettings(deadline_s=0.1, connect_deadline_s=30.0))
+    try:
+        await transport.call("PING")
+        for _ in range(2):
+            before.delay_s = 0.4
+            start = time.monotonic()
+            assert await failure(transport.call("PING")) == "no answer within 100 ms"
+            assert time.monotonic() - start < 0.1 + SLACK_S
+            before.delay_s = 0
+            await until_back(transport)
+    finally:
+        await transport.aclose()
+
+
 # --- servers
 
 

@@ -132,7 +132,8 @@ class Lane:
             self._fill(self._link)
         elif self._dialling is None and self._queue:
             self._dialling = asyncio.get_running_loop().create_task(self._dial())
-        if self._timer is None:
+        # A timer that is later than the deadline of a new call was set for the probe of an outage.
+        if self._timer is None or self._timer_at > asyncio.get_running_loop().time() + self._deadline_s:
             self._watch()
 
     def _fill(self, link: Link) -> None:
@@ -215,6 +216,8 @@ class Lane:
 
     def _watch(self, not_before: float = 0.0) -> None:
         """Set the timer to the deadline of the oldest call; without one there is no timer."""
+        if self._timer is not None:
+            self._timer.cancel()
         oldest = self._oldest()
         if oldest is None:
             self._timer = None
