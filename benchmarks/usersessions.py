@@ -1,16 +1,18 @@
-"""Target 8: a session read and touched, read and saved, and read only."""
+"""Targets 8 and 9: a session read and touched, read and saved, read only, and together with the limits."""
 
 from __future__ import annotations
 
 import json
 
+import redis
 import redis.asyncio
 from starsessions.stores.redis import RedisStore
 
 from benchmarks import product
 from benchmarks.harness import Call, Figure, interleaved, latency, peers_of, ratios, spread_of
 from benchmarks.servers import Server
-from cachepolicy_runtime import CacheRuntime
+from cachepolicy_runtime import CacheRuntime, RateLimitMiddleware, SessionMiddleware
+from cachepolicy_runtime.asgi.types import Message, Receive, Scope, Send
 
 _CONTENT = {"cart": [f"article {place}" for place in range(40)], "locale": "de"}
 _TTL_S = 1800
@@ -81,7 +83,48 @@ async def _measure(server: Server, client: redis.asyncio.Redis, runtime: CacheRu
             "writes",
             0.0,
         ),
+        Figure(
+            "9",
+            "writes to the socket of Redis for the session and the limits of one request",
+            spread_of(await _reads(server, runtime, str(cookie))),
+            "writes",
+            1.0,
+        ),
     ]
+
+
+async def _reads(server: Server, runtime: CacheRuntime, cookie: str) -> list[float]:
+    """What the server read for each of 100 requests through both middlewares. What leaves in one write comes in
+    one read; the one for INFO is not counted, and a heartbeat in between makes one of them more."""
+    policy = runtime.session_policy
+    assert policy is not None
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"cookie", f"{policy.rules.cookie.name}={cookie}".encode())],
+        "client": ("192.0.2.1", 5),
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["session"]["locale"] == "de"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Message:
+        return {}
+
+    async def send(message: Message) -> None:
+        assert message.get("status", 200) == 200
+
+    core = RateLimitMiddleware(SessionMiddleware(app, runtime=runtime), runtime=runtime)
+    counts = []
+    with redis.Redis.from_url(server.url) as watcher:
+        for _ in range(100):
+            before = watcher.info("stats")["total_reads_processed"]
+            await core(dict(scope), receive, send)
+            counts.append(float(watcher.info("stats")["total_reads_processed"] - before - 1))
+    return counts
 
 
 async def _writes(server: Server, call: Call) -> float:
