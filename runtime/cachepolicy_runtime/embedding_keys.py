@@ -40,6 +40,8 @@ def inputs_of(given: Any) -> list[Any]:
         return [given]
     if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
         kinds = set(map(type, given))
+        if kinds <= {str}:
+            return list(given)
         if _are_tokens(given):
             return [list(given)]
         if kinds <= {list, tuple} and all(map(_are_tokens, given)):

@@ -371,7 +371,7 @@ async def test_in_shadow_mode_the_provider_is_asked_each_time_and_the_hits_are_c
     assert provider.asked == [["a"], ["a"]]
     assert got.vectors == [vector_of("a")]
     assert (got.hits, got.computed, got.bypass) == (0, 1, "shadow")
-    assert store.items == stored
+    assert (store.items, cache.counts.stored) == (stored, 1)
     assert cache.counts.as_dict()["wouldHits"] == 1
 
 
