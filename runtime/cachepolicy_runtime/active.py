@@ -11,7 +11,8 @@ from cachepolicy.keys import KeyLayout
 from cachepolicy.names import Role
 from cachepolicy.response_cache import ResponseCache
 from cachepolicy.sessions import Sessions as SessionRules
-from cachepolicy_runtime.ratelimit import Limit, RateLimiter, compile_limits
+from cachepolicy_runtime.asgi.address import ProxyTrust
+from cachepolicy_runtime.ratelimit import LimitCounts, Limits, RateLimiter, compile_limits
 from cachepolicy_runtime.sessions import SessionPolicy
 from cachepolicy_runtime.settings import RedisTarget, RuntimeSettings
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
@@ -35,7 +36,8 @@ class Active:
     places: Mapping[Role, RedisTarget]
     stores: Stores
     limiter: RateLimiter
-    limits: tuple[Limit, ...]
+    limits: Limits
+    proxies: ProxyTrust
     sessions: SessionPolicy | None
 
     @property
@@ -53,6 +55,7 @@ class Activation:
     Args:
         memory: the stores of this process, for what the policy has no server for.
         live: processes that share the limits.
+        limit_counts: what the limits count of their decisions.
         environment_serves: the servers of the environment stand in for those that a document does not name.
     """
 
@@ -61,12 +64,14 @@ class Activation:
         settings: RuntimeSettings,
         memory: MemoryStores,
         live: Callable[[], int],
+        limit_counts: LimitCounts,
         *,
         environment_serves: bool,
     ) -> None:
         self._settings = settings
         self._memory = memory
         self._live = live
+        self._limit_counts = limit_counts
         self._environment_serves = environment_serves
         self._fallback = MemoryLimitStore()
 
@@ -81,7 +86,7 @@ class Activation:
             stores, limiter = before.stores, before.limiter
         else:
             stores = Stores.connect(places, keys, self._memory, self._settings.deadline_s)
-            limiter = RateLimiter(stores.limits, self._fallback, self._live)
+            limiter = RateLimiter(stores.limits, self._fallback, self._live, self._limit_counts)
         return Active(
             reading=reading,
             keys=keys,
@@ -89,6 +94,7 @@ class Activation:
             stores=stores,
             limiter=limiter,
             limits=compile_limits(document.rate_limits or {}),
+            proxies=ProxyTrust(document.trusted_proxies),
             sessions=SessionPolicy(keys, document.sessions) if document.sessions is not None else None,
         )
 

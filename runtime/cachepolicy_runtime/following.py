@@ -17,6 +17,7 @@ from cachepolicy_runtime.active import BUILT_IN, Activation, Active, built_in
 from cachepolicy_runtime.caching import CacheView, CombinedStamps
 from cachepolicy_runtime.control import Control
 from cachepolicy_runtime.policy import PolicySource
+from cachepolicy_runtime.ratelimit import LimitCounts
 from cachepolicy_runtime.secrets import CacheSecretSource
 from cachepolicy_runtime.sessions import Sessions
 from cachepolicy_runtime.settings import RuntimeSettings
@@ -43,11 +44,13 @@ class Following:
         memory: MemoryStores,
         sessions: Sessions,
         control: Control,
+        *,
+        limit_counts: LimitCounts,
     ) -> None:
         self._sessions = sessions
         self._control = control
         self._activation = Activation(
-            settings, memory, lambda: control.live, environment_serves=source is None
+            settings, memory, lambda: control.live, limit_counts, environment_serves=source is None
         )
         self._retiring: dict[asyncio.Task[None], Stores] = {}
         self.unusable: str | None = None

@@ -1,38 +1,47 @@
 """What a client is told about limits: headers and the body of a refusal. Pure.
 
-Headers follow draft-ietf-httpapi-ratelimit-headers (09 and later), which are structured fields (RFC 9651); the
-body is a problem document (RFC 9457) of the type that the draft registers.
+Headers follow draft-ietf-httpapi-ratelimit-headers (09 to 11), which are structured fields (RFC 9651); the body is
+a problem document (RFC 9457) of the type that the draft registers. Limits of requests at once have the draft's unit
+``concurrent-requests`` and neither a window nor a reset. For tokens its registry has no unit yet: ``tokens``.
 """
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
-from cachepolicy_runtime.ratelimit import Decision, Outcome
+from cachepolicy.limits import Unit
+from cachepolicy_runtime.ratelimit.decision import Decision, Outcome, RateReport
 
 PROBLEM_JSON = "application/problem+json"
 _QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 #: Seconds after which a client may look whether the store is back.
 _STORE_RETRY_S = 1
+_UNITS = {Unit.REQUESTS: "", Unit.TOKENS: ';qu="tokens"', Unit.CONCURRENCY: ';qu="concurrent-requests"'}
+_STATUS = {Outcome.ADMITTED: 200, Outcome.LIMITED: 429, Outcome.UNAVAILABLE: 503}
 
 
 def status_of(decision: Decision) -> int:
     """200, 429 or 503."""
-    return {Outcome.ADMITTED: 200, Outcome.LIMITED: 429, Outcome.UNAVAILABLE: 503}[decision.outcome]
+    return _STATUS[decision.outcome]
 
 
 def rate_limit(decision: Decision) -> str:
-    """``RateLimit``: per window its name, units remaining and seconds until all of it is free again."""
-    return ", ".join(
-        f'"{rate.policy}";r={rate.remaining};t={_seconds(rate.reset_ms)}' for rate in decision.rates
-    )
+    """``RateLimit``: per window its name, units remaining and the seconds for which they have to do.
+
+    That is until all of the limit is free again, or, where a window refuses, until it has room: ``Retry-After``
+    must not name an earlier time (draft 11, 6).
+    """
+    return ", ".join([_remaining(rate) for rate in decision.rates])
 
 
 def rate_limit_policy(decision: Decision) -> str:
     """``RateLimit-Policy``: per window its name, units and length in seconds."""
-    return ", ".join(
-        f'"{rate.policy}";q={rate.limit};w={_seconds(rate.window_ms)}' for rate in decision.rates
-    )
+    rates = decision.rates
+    if len(rates) == 1:
+        rate = rates[0]
+        return _quota(rate.policy, rate.limit, rate.window_ms, rate.unit)
+    return ", ".join([_quota(rate.policy, rate.limit, rate.window_ms, rate.unit) for rate in rates])
 
 
 def retry_after(decision: Decision) -> int | None:
@@ -50,12 +59,12 @@ def headers(decision: Decision) -> list[tuple[bytes, bytes]]:
     """ASGI headers for the answer, whatever the outcome; none where no limit applied."""
     values: list[tuple[bytes, bytes]] = []
     if decision.rates:
-        values += [
+        values = [
             (b"ratelimit-policy", rate_limit_policy(decision).encode("ascii")),
             (b"ratelimit", rate_limit(decision).encode("ascii")),
         ]
-    if (seconds := retry_after(decision)) is not None:
-        values.append((b"retry-after", str(seconds).encode("ascii")))
+    if decision.outcome is not Outcome.ADMITTED:
+        values.append((b"retry-after", str(retry_after(decision)).encode("ascii")))
     return values
 
 
@@ -63,6 +72,20 @@ def problem(decision: Decision) -> bytes:
     """The body of a refusal."""
     body = _limited(decision) if decision.outcome is Outcome.LIMITED else _UNAVAILABLE
     return json.dumps(body).encode()
+
+
+@lru_cache(maxsize=1024)
+def _quota(policy: str, limit: int, window_ms: int, unit: Unit) -> str:
+    """The name is a label, which a structured field's string can hold as it is."""
+    window = f";w={_seconds(window_ms)}" if window_ms else ""
+    return f'"{policy}";q={limit}{_UNITS[unit]}{window}'
+
+
+def _remaining(rate: RateReport) -> str:
+    if not rate.window_ms:
+        return f'"{rate.policy}";r={rate.remaining}'
+    until_ms = rate.retry_ms or rate.reset_ms
+    return f'"{rate.policy}";r={rate.remaining};t={-(-until_ms // 1000)}'
 
 
 def _limited(decision: Decision) -> dict[str, object]:

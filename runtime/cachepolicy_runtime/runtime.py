@@ -32,7 +32,7 @@ from cachepolicy.names import FILE_ADMIN_TOKEN, FILE_HMAC_KEY, Role
 from cachepolicy_runtime import status
 from cachepolicy_runtime.active import Active
 from cachepolicy_runtime.asgi.endpoints import Endpoints, Resolve, Warm
-from cachepolicy_runtime.asgi.types import Scope, client_ip
+from cachepolicy_runtime.asgi.types import Scope
 from cachepolicy_runtime.caller import current
 from cachepolicy_runtime.clients.entry import Clients
 from cachepolicy_runtime.control import Control, credential_digest
@@ -41,7 +41,15 @@ from cachepolicy_runtime.explaining import explanation
 from cachepolicy_runtime.following import CacheViews, Following
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.policy import PolicySource
-from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, Subject
+from cachepolicy_runtime.ratelimit import (
+    ADMISSION,
+    UNLIMITED,
+    Admitted,
+    Decision,
+    LimitCounts,
+    RateLimiter,
+    Subject,
+)
 from cachepolicy_runtime.recent import RecentKeys
 from cachepolicy_runtime.responses import Responses
 from cachepolicy_runtime.secrets import AdminToken, CacheSecretSource, WatchedFile, required_file
@@ -83,7 +91,7 @@ class CacheRuntime(Clients):
         memory = self._memory = MemoryStores()
         self._server_info = ServerInfo()
         self._recent = RecentKeys()
-        self.limit_counts = status.LimitCounts()
+        self.limit_counts = LimitCounts()
         self.sessions = Sessions(memory.sessions, policy=lambda: self.session_policy)
         self.control = Control(
             Member(settings.pod_name, os.getpid(), secrets.token_hex(4)),
@@ -92,7 +100,9 @@ class CacheRuntime(Clients):
             self._credential,
         )
         self.control.every_beat(self.sessions.settle)
-        self._following = Following(settings, self._source, memory, self.sessions, self.control)
+        self._following = Following(
+            settings, self._source, memory, self.sessions, self.control, limit_counts=self.limit_counts
+        )
         view = CacheViews(self._following, memory, secret, self.control)
         self._responses = Responses(view)
         self._responses.on_miss = self._recent.remember
@@ -198,11 +208,16 @@ class CacheRuntime(Clients):
     async def admit(self, scope: Scope) -> Decision:
         """Count a request against every limit that applies to it, in all of them or in none."""
         active = self._active
-        if not active.limits:
-            return Decision(Outcome.ADMITTED)
-        subject = Subject(scope["method"], scope["path"], client_ip(scope), await self.identity(scope))
-        decision = await active.limiter.admit(active.limits, active.keys, subject)
-        self.limit_counts.count(decision)
+        limits = active.limits
+        if not limits:
+            return UNLIMITED
+        who = await self.identity(scope)
+        subject = Subject(
+            scope["method"], scope["path"], active.proxies.address(scope), who, scope["headers"]
+        )
+        decision = await active.limiter.admit(limits, active.keys, subject)
+        if limits.spends:
+            scope[ADMISSION] = Admitted(subject, decision)
         return decision
 
     async def clear(self, scope: stamps.Scope) -> None:

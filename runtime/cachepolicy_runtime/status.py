@@ -5,47 +5,15 @@ Pure: values in, plain JSON out. Nothing here names a tenant, a user, a key of a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from cachepolicy.document import PolicyDocument
 from cachepolicy.names import Role
-from cachepolicy_runtime.ratelimit import Decision, Outcome
 from cachepolicy_runtime.sessions import SessionCounts
 from cachepolicy_runtime.store.transport import Transport
 
 MEMORY = "memory"
-
-
-@dataclass(slots=True)
-class LimitCounts:
-    """Decisions since the process started; names are those of limits in the policy."""
-
-    admitted: int = 0
-    limited: int = 0
-    unavailable: int = 0
-    without_store: int = 0
-    refused_by: Counter[str] = field(default_factory=Counter)
-
-    def count(self, decision: Decision) -> None:
-        self.admitted += decision.outcome is Outcome.ADMITTED
-        self.limited += decision.outcome is Outcome.LIMITED
-        self.unavailable += decision.outcome is Outcome.UNAVAILABLE
-        self.without_store += decision.degraded
-        self.refused_by.update(rate.policy for rate in decision.refused_by)
-
-    def as_dict(self, live: int) -> dict[str, Any]:
-        """``live``: processes that share the limits."""
-        return {
-            "admitted": self.admitted,
-            "limited": self.limited,
-            "unavailable": self.unavailable,
-            "withoutStore": self.without_store,
-            "refusedBy": dict(self.refused_by),
-            "liveProcesses": live,
-        }
 
 
 def session_stats(counts: SessionCounts) -> dict[str, int]:

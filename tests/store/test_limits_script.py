@@ -128,8 +128,8 @@ class Twins:
                 self._give_back([Adjustment(old.rate, old.at_us, units)])
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        await self._store.release(leases)
-        await self._memory.release(leases)
+        self._store.release(leases)
+        self._memory.release(leases)
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         await self._store.renew(leases, MINUTE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -13,16 +14,19 @@ from cachepolicy.limits import RateLimit
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, RateReport, Subject, compile_limits
 from cachepolicy_runtime.ratelimit_answer import headers, problem, rate_limit, rate_limit_policy, status_of
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
-from cachepolicy_runtime.store.port import Admission, LimitCheck, StoreUnavailable
+from cachepolicy_runtime.store.port import Adjustment, Admission, Check, LimitCheck, StoreUnavailable
 
 KEYS = KeyLayout("masterclaw/core")
 ANN = Identity("acme", "ann", "key-1")
 
 
-class Away:
+class Away(MemoryLimitStore):
     """A limit store that is down."""
 
-    async def admit(self, checks: Sequence[LimitCheck]) -> Admission:
+    async def admit(self, checks: Sequence[Check], **more: Any) -> Admission:
+        raise StoreUnavailable("state", "connection refused")
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
         raise StoreUnavailable("state", "connection refused")
 
 
@@ -38,8 +42,9 @@ def limit(*by: str, rates: Sequence[tuple[int, str]] = ((2, "1m"),), **more: obj
 
 def asked(limits: dict[str, RateLimit], subject: Subject) -> list[str]:
     """The keys that the store would be asked for."""
-    found = [each.check(subject, KEYS) for each in compile_limits(limits) if each.matches(subject)]
-    return [rate.key for check in found if check for rate in check.rates]
+    found = compile_limits(limits).asked(subject, KEYS)
+    checks = found.checks if found is not None else ()
+    return [rate.key for check in checks if isinstance(check, LimitCheck) for rate in check.rates]
 
 
 def memory() -> MemoryLimitStore:
@@ -52,19 +57,19 @@ def request(**parts: object) -> Subject:
 
 def test_a_key_consists_of_the_by_values_in_their_order_and_of_nothing_else() -> None:
     assert asked({"a": limit("Tenant", "User", "APIKey", "IP")}, request()) == [
-        "masterclaw/core:l:a:60000:tenant=acme&user=ann&apikey=key-1&ip=192.0.2.1"
+        "masterclaw/core:w:a:60000:tenant=acme&user=ann&apikey=key-1&ip=192.0.2.1"
     ]
-    assert asked({"a": limit("User")}, request()) == ["masterclaw/core:l:a:60000:user=ann"]
+    assert asked({"a": limit("User")}, request()) == ["masterclaw/core:w:a:60000:user=ann"]
 
 
 def test_each_window_has_a_key_of_its_own() -> None:
     keys = asked({"a": limit("IP", rates=((1, "1s"), (5, "1h")))}, request())
-    assert keys == ["masterclaw/core:l:a:1000:ip=192.0.2.1", "masterclaw/core:l:a:3600000:ip=192.0.2.1"]
+    assert keys == ["masterclaw/core:w:a:1000:ip=192.0.2.1", "masterclaw/core:w:a:3600000:ip=192.0.2.1"]
 
 
 def test_whoever_is_not_authenticated_is_limited_by_address_only() -> None:
     limits = {"tenant": limit("Tenant", "IP"), "ip": limit("IP"), "key": limit("APIKey")}
-    assert asked(limits, request(identity=None)) == ["masterclaw/core:l:ip:60000:ip=192.0.2.1"]
+    assert asked(limits, request(identity=None)) == ["masterclaw/core:w:ip:60000:ip=192.0.2.1"]
 
 
 def test_a_limit_by_user_leaves_a_caller_without_user_to_the_other_limits() -> None:
@@ -84,12 +89,12 @@ def test_a_limit_by_user_leaves_a_caller_without_user_to_the_other_limits() -> N
 def test_an_ipv6_caller_is_counted_by_network_and_one_without_address_too(
     ip: str | None, counted: str
 ) -> None:
-    assert asked({"a": limit("IP")}, request(ip=ip)) == [f"masterclaw/core:l:a:60000:ip={counted}"]
+    assert asked({"a": limit("IP")}, request(ip=ip)) == [f"masterclaw/core:w:a:60000:ip={counted}"]
 
 
 def test_a_hostile_tenant_stays_inside_its_own_key() -> None:
     (key,) = asked({"a": limit("Tenant", "User")}, request(identity=Identity("a&user=b", "c:*")))
-    assert key == "masterclaw/core:l:a:60000:tenant=a%26user%3Db&user=c%3A%2A"
+    assert key == "masterclaw/core:w:a:60000:tenant=a%26user%3Db&user=c%3A%2A"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_limit_may_be_for_some_methods() -> None:
 
 
 async def test_a_request_without_any_limit_passes_without_the_store() -> None:
-    decision = await RateLimiter(Away(), memory(), lambda: 1).admit((), KEYS, request())
+    decision = await RateLimiter(Away(), memory(), lambda: 1).admit(compile_limits({}), KEYS, request())
     assert decision == Decision(Outcome.ADMITTED)
     assert headers(decision) == []
 
@@ -170,7 +175,7 @@ REFUSED = Decision(
 
 def test_headers_are_structured_fields_with_seconds_rounded_up() -> None:
     assert rate_limit_policy(REFUSED) == '"per-user/1m";q=60;w=60, "per-user/1h";q=1000;w=3600'
-    assert rate_limit(REFUSED) == '"per-user/1m";r=0;t=61, "per-user/1h";r=940;t=3700'
+    assert rate_limit(REFUSED) == '"per-user/1m";r=0;t=2, "per-user/1h";r=940;t=3700'
     assert dict(headers(REFUSED))[b"retry-after"] == b"2"
     assert status_of(REFUSED) == 429
 

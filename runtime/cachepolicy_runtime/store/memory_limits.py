@@ -205,7 +205,7 @@ class MemoryLimitStore:
         for lease in leases:
             self._slots_of(lease.key).ends[lease.id] = end_us
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    def release(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             self._slots_of(lease.key).ends.pop(lease.id, None)
 

@@ -158,8 +158,8 @@ class LimitStore(Protocol):
         """Let these leases last ``timeout_ms`` from now on, also those that had ended."""
         ...
 
-    def release(self, leases: Sequence[Lease]) -> Awaitable[None]:
-        """End these leases; one that is not there is no error."""
+    def release(self, leases: Sequence[Lease]) -> None:
+        """End these leases, without waiting for it: where that fails they end by themselves."""
         ...
 
 

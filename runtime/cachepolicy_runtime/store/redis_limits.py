@@ -96,21 +96,25 @@ class RedisLimitStore:
             await self._correct(keys, ("T " + " ".join(map(_adjustment, adjustments)),))
 
     async def renew(self, leases: Sequence[Lease], timeout_ms: int) -> None:
-        await self._about(leases, f"y {timeout_ms} 0 0")
+        await asyncio.gather(*self._about(leases, f"y {timeout_ms} 0 0"))
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        await self._about(leases, "x 0 0 0")
+    def release(self, leases: Sequence[Lease]) -> None:
+        for answer in self._about(leases, "x 0 0 0"):
+            answer.add_done_callback(_whatever)
 
-    async def _about(self, leases: Sequence[Lease], item: str) -> None:
+    def _about(self, leases: Sequence[Lease], item: str) -> list[asyncio.Future[None]]:
+        answers = []
         for start in range(0, len(leases), MAX_KEYS):
             some = leases[start : start + MAX_KEYS]
             text = "T " + " ".join([item] * len(some))
-            await self._correct(tuple(lease.key for lease in some), (text, *(lease.id for lease in some)))
+            args = (text, *(lease.id for lease in some))
+            answers.append(self._correct(tuple(lease.key for lease in some), args))
+        return answers
 
-    async def _correct(self, keys: tuple[str, ...], args: tuple[str, ...]) -> None:
+    def _correct(self, keys: tuple[str, ...], args: tuple[str, ...]) -> asyncio.Future[None]:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send(_Operation(keys, args, answer))
-        await answer
+        return answer
 
     # --- the batch of this turn ---------------------------------------------------------------------------
 
@@ -154,7 +158,15 @@ def _deal(batch: list[_Operation], reply: asyncio.Future[Any]) -> None:
             at = operation.read(numbers, at)
     except (StoreUnavailable, asyncio.CancelledError, TypeError, ValueError, IndexError) as error:
         unavailable = isinstance(error, StoreUnavailable)
-        _fail(batch, error if unavailable else StoreUnavailable("state", "the script's answer is not its own"))
+        _fail(
+            batch, error if unavailable else StoreUnavailable("state", "the script's answer is not its own")
+        )
+
+
+def _whatever(answer: asyncio.Future[None]) -> None:
+    """Nobody waits for this answer, so nobody is told of its error."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _fail(batch: Iterable[_Operation], error: BaseException) -> None:
