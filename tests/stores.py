@@ -31,6 +31,7 @@ SCRIPTS = (
     "lease_release",
     "lease_renew",
     "limits",
+    "session_change",
     "session_destroy",
     "session_destroy_owned",
     "session_load",

@@ -49,6 +49,7 @@ async def test_every_verb_works_as_core(core: RedisTransport) -> None:
     old, new = LAYOUT.session("a"), LAYOUT.session("b")
     assert (await stores.sessions.save(old, SessionWrite(b"x", 0, 1000, 1000, INDEX))).saved
     assert (await stores.sessions.save(new, SessionWrite(b"x", 1, 1000, 1000, INDEX, old))).saved
+    assert (await stores.sessions.save(new, SessionWrite(b"y", 2, 1000, 1000))).saved
     for absolute_ms in (1000, 2000):
         assert (await stores.sessions.load(new, idle_ms=1000, absolute_ms=absolute_ms)).record is not None
     assert [one.key for one in await stores.sessions.owned(INDEX, idle_ms=1000, absolute_ms=2000)] == [new]

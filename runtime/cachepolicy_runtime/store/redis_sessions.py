@@ -52,6 +52,16 @@ class RedisSessionStore:
         return SessionRead(epoch, _record(reply[1:]) if len(reply) > 1 else None)
 
     async def save(self, key: str, write: SessionWrite) -> SessionSaved:
+        if write.expected_version and write.index is None and write.replaces is None and write.label is None:
+            version = write.expected_version + 1
+            args: list[Argument] = [write.data, write.expected_version, version, write.idle_ms]
+            epoch = await self._transport.script("session_change", [key, self._epoch], args)
+            if epoch is not None:
+                return SessionSaved(True, version, blob(epoch).decode())
+        return await self._save(key, write)
+
+    async def _save(self, key: str, write: SessionWrite) -> SessionSaved:
+        """Where more than the content changes, or another request was first."""
         keys = [key, self._epoch, *(name for name in (write.index, write.replaces) if name is not None)]
         args: list[Argument] = [
             write.data,
