@@ -223,6 +223,7 @@ async def test_an_application_that_does_not_say_how_is_not_warmed(core: Core) ->
         {"requests": [item("a")] * 65},
         {"requests": [{**item("a"), "path": "chat"}]},
         {"requests": [item("a")], "concurrency": 17},
+        {"requests": [{**item("a"), "user": None}]},
         {"requests": [{**item("a"), "tenant": ""}]},
     ],
 )
@@ -308,14 +309,19 @@ async def test_a_request_that_bypasses_the_cache_says_why(core: Core) -> None:
         {"tenant": "acme", "body": chat()},
         {"tenant": "acme", "body": chat(), "path": "/chat", "url": URL},
         {"tenant": "acme", "body": chat(), "url": URL},
-        {"tenant": "acme", "body": chat(), "path": "/nowhere"},
+        {
+            "tenant": "acme",
+            "body": chat(),
+            "url": "https://user:password@provider.test/",
+            "provider": "openai",
+        },
     ],
 )
 async def test_a_place_is_named_once_and_exists(core: Core, asked: dict[str, Any]) -> None:
     async with core.client() as client:
         reply = await client.post("/explain", json=asked, headers=ADMIN)
-    assert reply.status_code == 400
-    assert "path" in reply.json()["detail"]
+        nowhere = await client.post("/explain", json={**item("a"), "path": "/nowhere"}, headers=ADMIN)
+    assert (reply.status_code, nowhere.status_code) == (400, 404)
 
 
 # --- figures ----------------------------------------------------------------------------------------------

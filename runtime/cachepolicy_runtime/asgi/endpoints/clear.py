@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cachepolicy import stamps
 from cachepolicy_runtime.asgi.endpoints.answers import RefusedError, Reply, json_reply, parsed
+from cachepolicy_runtime.asgi.endpoints.body import Body, described
 from cachepolicy_runtime.store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cachepolicy.endpoints")
 
 
-class ClearRequest(BaseModel):
+class ClearRequest(Body):
     """Everything, or whatever all given parts have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = described(
+        oneOf=[
+            {"required": ["all"], "maxProperties": 1},
+            {"minProperties": 1, "not": {"required": ["all"]}},
+        ]
+    )
 
     all: Literal[True] | None = None
     kind: Literal["responses", "embeddings"] | None = None

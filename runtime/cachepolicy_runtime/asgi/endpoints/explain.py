@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cachepolicy.identity import Identity
 from cachepolicy_runtime.asgi.endpoints.answers import RefusedError, Reply, json_reply, parsed
+from cachepolicy_runtime.asgi.endpoints.body import Body, described
 from cachepolicy_runtime.keys import UpstreamRequest
 
 if TYPE_CHECKING:
@@ -18,18 +19,25 @@ if TYPE_CHECKING:
 #: that such a request is sent with. KeyError: nothing is cached there.
 Resolve = Callable[[str, Mapping[str, str]], tuple[str, str, Mapping[str, str]]]
 
+#: An origin and a path, without a user or a password.
+_URL = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,4})?(/[!-~]*)?$"
 _NEEDS = "say path (of this application), or url and provider (of the request to the provider)"
 
 
-class ExplainRequest(BaseModel):
+class ExplainRequest(Body):
     """A request and who would send it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = described(
+        oneOf=[
+            {"required": ["path"], "not": {"anyOf": [{"required": ["url"]}, {"required": ["provider"]}]}},
+            {"required": ["url", "provider"], "not": {"required": ["path"]}},
+        ]
+    )
 
     tenant: str = Field(min_length=1, max_length=256)
     user: str | None = Field(default=None, min_length=1, max_length=256)
     path: str | None = Field(default=None, pattern="^/", max_length=256)
-    url: str | None = Field(default=None, pattern="^https?://", max_length=1024)
+    url: str | None = Field(default=None, pattern=_URL, max_length=1024)
     provider: str | None = Field(default=None, min_length=1, max_length=128)
     headers: dict[str, str] = Field(default={}, max_length=64)
     body: dict[str, Any] = Field(min_length=1)
@@ -57,11 +65,7 @@ class ExplainHandler:
         request = UpstreamRequest(
             url, asked.body, headers=headers, cache_control=given.get("cache-control", "")
         )
-        try:
-            explanation = await self._runtime.explain(request, provider=provider, identity=asked.identity)
-        except ValueError as error:
-            raise RefusedError(400, str(error)) from None
-        return json_reply(explanation)
+        return json_reply(await self._runtime.explain(request, provider=provider, identity=asked.identity))
 
     def _place(self, asked: ExplainRequest, given: Mapping[str, str]) -> tuple[str, str, Mapping[str, str]]:
         if asked.url is not None and asked.provider is not None:
@@ -74,4 +78,4 @@ class ExplainHandler:
         try:
             return self._resolve(asked.path or "", given)
         except KeyError:
-            raise RefusedError(400, "path: this application caches nothing there") from None
+            raise RefusedError(404, "This application caches nothing at that path.") from None

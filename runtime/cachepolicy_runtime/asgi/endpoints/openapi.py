@@ -163,6 +163,7 @@ _PROBLEMS = {
     400: "The body says nothing, or something unknown.",
     401: "There is no token.",
     403: "The token is wrong, or none is configured.",
+    404: "The application caches nothing at that path.",
     413: "The body is too long.",
     429: "Another batch is under way.",
     501: "The application does not support it.",
@@ -207,6 +208,7 @@ def _requests(*models: type[BaseModel]) -> dict[str, Schema]:
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {"title": "CachePolicy endpoints of Core", "version": "1"},
+    "servers": [{"url": ".", "description": "Where this document is."}],
     "paths": {
         "/health": _get("health: up, or degraded and why", _answer("Core answers either way.", "Health")),
         "/stats": _get("stats: what this process did since it started", _answer("Counts.", "Stats")),
@@ -229,7 +231,11 @@ DOCUMENT: dict[str, Any] = {
             501,
         ),
         "/explain": _post(
-            "explain: would this be a hit", ExplainRequest, _answer("Whether and why.", "Explanation"), 501
+            "explain: would this be a hit",
+            ExplainRequest,
+            _answer("Whether and why.", "Explanation"),
+            404,
+            501,
         ),
     },
     "components": {

@@ -12,14 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cachepolicy.identity import Identity
 from cachepolicy_runtime.asgi.endpoints.answers import RefusedError, Reply, json_reply, parsed
+from cachepolicy_runtime.asgi.endpoints.body import Body
 
 _log = logging.getLogger("cachepolicy.endpoints")
 
-MAX_REQUESTS = 64
+MAX_REQUESTS, AT_ONCE = 64, 4
 CACHED, STORED, NOT_STORED, FAILED = "cached", "stored", "notStored", "failed"
 
 
@@ -40,10 +41,8 @@ class WarmRequest:
 Warm = Callable[[WarmRequest], Awaitable[str]]
 
 
-class WarmItem(BaseModel):
+class WarmItem(Body):
     """Whose answer to what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     tenant: str = Field(min_length=1, max_length=256)
     user: str | None = Field(default=None, min_length=1, max_length=256)
@@ -55,13 +54,10 @@ class WarmItem(BaseModel):
         return WarmRequest(self.path, self.body, Identity(tenant=self.tenant, user=self.user))
 
 
-class WarmBatch(BaseModel):
-    """Requests, so many at once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class WarmBatch(Body):
+    """Requests that are run, :data:`AT_ONCE` at a time."""
 
     requests: list[WarmItem] = Field(min_length=1, max_length=MAX_REQUESTS)
-    concurrency: int = Field(default=4, ge=1, le=16)
 
 
 class WarmHandler:
@@ -90,7 +86,7 @@ class WarmHandler:
 
 async def _run(batch: WarmBatch, warm: Warm) -> list[dict[str, Any]]:
     """The results in the order of the requests."""
-    free = asyncio.Semaphore(batch.concurrency)
+    free = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: WarmItem) -> dict[str, Any]:
         async with free:
