@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from cachepolicy.caches import CacheMode
+from cachepolicy.caches import CacheMode, EmbeddingCache
 from cachepolicy.identity import Identity
 from cachepolicy.keys import tenant_scope
 from cachepolicy.stamps import Scope
@@ -112,10 +112,10 @@ def _places(view: CacheView, batch: _Batch, identity: Identity | None) -> Places
     rules, query = view.embeddings, batch.query
     if rules is None:
         return "no-policy"
-    if rules.mode is CacheMode.OFF:
-        return "off"
     if identity is None:
         return "no-identity"
+    if why := _unfit(rules, query):
+        return why
     stamp = view.stamp_of(Scope(KIND, identity.tenant, query.provider, query.model))
     if stamp is None:
         return "purge-state-unknown"
@@ -123,10 +123,16 @@ def _places(view: CacheView, batch: _Batch, identity: Identity | None) -> Places
     return names if isinstance(names, str) else Places(names, stamp, rules)
 
 
+def _unfit(rules: EmbeddingCache, query: EmbeddingQuery) -> str | None:
+    if rules.mode is CacheMode.OFF:
+        return "off"
+    if not 0 < len(query.model) <= MAX_MODEL_LENGTH:
+        return "model-name"
+    return None
+
+
 def _names(view: CacheView, batch: _Batch, tenant: str, stored: str) -> dict[Hashable, str] | str:
     """The key of each input, or why there can be none."""
-    if not 0 < len(batch.query.model) <= MAX_MODEL_LENGTH:
-        return "model-name"
     scope, inputs = tenant_scope(tenant), batch.inputs.values()
     try:
         keys = embedding_keys.names(view.secret, view.layout, scope, batch.query, inputs, stored_as=stored)

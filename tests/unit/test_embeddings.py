@@ -258,9 +258,10 @@ async def test_a_damaged_entry_is_a_miss() -> None:
 
 @pytest.mark.parametrize("model", ["", "m" * 257])
 async def test_a_name_that_no_model_has_never_becomes_a_key(model: str) -> None:
-    """Callers choose it; the provider answers as it likes."""
+    """Callers choose it; the provider answers as it likes. Not a part of a stamp either."""
     store, provider = SpyStore(), Provider()
-    got = await embed(Embeddings(Policy(store=store).view), provider, ["a"], model=model)
+    policy = Policy(store=store, stamps={"all": "1", "model=x": "2"})
+    got = await embed(Embeddings(policy.view), provider, ["a"], model=model)
     assert got.bypass == "model-name"
     assert store.items == {}
 
