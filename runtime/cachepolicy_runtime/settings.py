@@ -93,7 +93,7 @@ class RuntimeSettings:
             key_prefix=_key_prefix(env),
             deadline_s=_number(env, "CACHEPOLICY_DEADLINE_MS", _DEFAULT_DEADLINE_MS, 1, 60_000) / 1000,
             pod_name=_pod_name(env),
-            sentinel_credentials=_login(env, "REDIS_SENTINEL"),
+            sentinel_credentials=_sentinel_login(env),
             tls=_tls(env),
         )
 
@@ -131,7 +131,7 @@ def _from_url(env: Mapping[str, str], name: str) -> RedisTarget | None:
 
 
 def _target(env: Mapping[str, str], address: Address, credentials: CredentialSource) -> RedisTarget:
-    return RedisTarget(address, credentials, _login(env, "REDIS_SENTINEL"), _tls(env) or TlsFiles())
+    return RedisTarget(address, credentials, _sentinel_login(env), _tls(env) or TlsFiles())
 
 
 def _no_cluster(target: RedisTarget | None) -> RedisTarget | None:
@@ -143,13 +143,22 @@ def _no_cluster(target: RedisTarget | None) -> RedisTarget | None:
     return target
 
 
-def _login(env: Mapping[str, str], of: str = "REDIS") -> CredentialSource:
-    username = env.get(f"{of}_USERNAME")
-    file, value = f"{of}_PASSWORD_FILE", f"{of}_PASSWORD"
+def _login(env: Mapping[str, str]) -> CredentialSource:
+    return _login_of(env, "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE")
+
+
+def _sentinel_login(env: Mapping[str, str]) -> CredentialSource:
+    return _login_of(
+        env, "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD", "REDIS_SENTINEL_PASSWORD_FILE"
+    )
+
+
+def _login_of(env: Mapping[str, str], user: str, password: str, file: str) -> CredentialSource:
+    username = env.get(user)
     if file not in env:
-        return fixed(Credentials(username, env.get(value)))
-    if value in env:
-        raise SettingsError(f"{value} and {file} are both set: set only one of them")
+        return fixed(Credentials(username, env.get(password)))
+    if password in env:
+        raise SettingsError(f"{password} and {file} are both set: set only one of them")
     path = Path(env[file])
     if read_secret(path) is None:
         raise SettingsError(
