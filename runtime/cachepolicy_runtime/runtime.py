@@ -31,11 +31,12 @@ from cachepolicy.identity import Identity
 from cachepolicy.names import FILE_ADMIN_TOKEN, FILE_HMAC_KEY, Role
 from cachepolicy_runtime import status
 from cachepolicy_runtime.active import Active
+from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.endpoints import Endpoints, Resolve, Warm
 from cachepolicy_runtime.asgi.types import Scope
 from cachepolicy_runtime.caller import current
 from cachepolicy_runtime.clients.entry import Clients
-from cachepolicy_runtime.control import Control, credential_digest
+from cachepolicy_runtime.control import SPENDING, Control, credential_digest
 from cachepolicy_runtime.embeddings import Embeddings
 from cachepolicy_runtime.explaining import explanation
 from cachepolicy_runtime.following import CacheViews, Following
@@ -55,9 +56,11 @@ from cachepolicy_runtime.responses import Responses
 from cachepolicy_runtime.secrets import AdminToken, CacheSecretSource, WatchedFile, required_file
 from cachepolicy_runtime.sessions import SessionPolicy, Sessions
 from cachepolicy_runtime.settings import RuntimeSettings
+from cachepolicy_runtime.spend import Call, Spending, SpendView
 from cachepolicy_runtime.store.endpoint import FileCredentials
 from cachepolicy_runtime.store.server_info import ServerInfo
 from cachepolicy_runtime.stores import MemoryStores
+from cachepolicy_runtime.streams import ByteStream
 
 _log = logging.getLogger("cachepolicy.runtime")
 
@@ -107,6 +110,7 @@ class CacheRuntime(Clients):
         self._responses = Responses(view)
         self._responses.on_miss = self._recent.remember
         self._embeddings = Embeddings(view)
+        self._spending = Spending(self._spend_view)
 
     @classmethod
     def from_env(cls, *, identify: Identify, environ: Mapping[str, str] = os.environ) -> CacheRuntime:
@@ -148,6 +152,7 @@ class CacheRuntime(Clients):
             self.loop = None
             await self.control.stop()
             await self._responses.aclose()
+            await self._spending.aclose()
             await self._following.aclose()
 
     def endpoints(self, *, warm: Warm | None = None, resolve: Resolve | None = None) -> Endpoints:
@@ -175,6 +180,23 @@ class CacheRuntime(Clients):
         return self._active.limiter
 
     @property
+    def spending(self) -> Spending:
+        """The second phase of limits. Whoever takes it uses it: with the middleware, limits on tokens and models
+        are enforced."""
+        self.installed(SPENDING)
+        return self._spending
+
+    async def spend(
+        self, request: UpstreamRequest, call: Call, *, identity: Identity | None
+    ) -> Answer | ByteStream:
+        """What ``call`` returns, paid for under the limits on tokens and models; see :mod:`cachepolicy_runtime.spend`.
+
+        To be called where the provider is asked, after the caches. Raises
+        :class:`~cachepolicy_runtime.spend.LimitedError`.
+        """
+        return await self.spending.call(request, call, identity=identity)
+
+    @property
     def document(self) -> PolicyDocument | None:
         """The policy that is enforced; None while there is none and the built-in defaults hold."""
         return self._following.document
@@ -193,6 +215,10 @@ class CacheRuntime(Clients):
         """
         found = current()
         return found if found is None or isinstance(found, Identity) else await self.identity(found)
+
+    def _spend_view(self) -> SpendView:
+        active = self._active
+        return SpendView(active.limits, active.keys, active.limiter)
 
     # --- what the middleware and the endpoints use --------------------------------------------------------
 

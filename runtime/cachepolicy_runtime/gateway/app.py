@@ -14,7 +14,7 @@ from cachepolicy_runtime.asgi.ratelimit import RateLimitMiddleware
 from cachepolicy_runtime.asgi.sessions import SessionMiddleware
 from cachepolicy_runtime.asgi.types import App, Message, Receive, Scope, Send
 from cachepolicy_runtime.gateway.embeddings import EMBEDDINGS, EmbeddingRoute
-from cachepolicy_runtime.gateway.errors import shape_errors
+from cachepolicy_runtime.gateway.errors import refusal_body, shape_errors
 from cachepolicy_runtime.gateway.generation import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Generation
 from cachepolicy_runtime.gateway.passing import COUNT_TOKENS, MODELS, Models, posted
 from cachepolicy_runtime.gateway.responding import json_response
@@ -63,7 +63,7 @@ def create_app(
     shape_errors(app)
     # The last one added is the outermost.
     app.add_middleware(SessionMiddleware, runtime=runtime)
-    app.add_middleware(RateLimitMiddleware, runtime=runtime, exempt=PROBES)
+    app.add_middleware(RateLimitMiddleware, runtime=runtime, exempt=PROBES, refusal=refusal_body)
     app.add_middleware(ServedBy, name=environ.get("POD_NAME") or f"pid-{os.getpid()}")
     return app
 

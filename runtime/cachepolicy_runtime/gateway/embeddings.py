@@ -11,7 +11,7 @@ from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CACHE_NAME
 from cachepolicy_runtime.embedding_calls import EmbeddingRequest, ProviderRefusedError
 from cachepolicy_runtime.gateway.asking import Asked
-from cachepolicy_runtime.gateway.responding import json_response, outcome_response
+from cachepolicy_runtime.gateway.responding import json_response, outcome_response, with_spending
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.runtime import CacheRuntime
@@ -27,6 +27,7 @@ class EmbeddingRoute:
     def __init__(self, runtime: CacheRuntime, upstream: Upstream) -> None:
         self._runtime = runtime
         self._embeddings = runtime.embeddings
+        self._spending = runtime.spending
         self.upstream = upstream
 
     async def answer(self, request: Request) -> Response:
@@ -34,13 +35,16 @@ class EmbeddingRoute:
         if isinstance(found, Outcome):
             return outcome_response(found)
         content, cache_status = found
-        return json_response(content, headers={"Cache-Status": cache_status})
+        return with_spending(json_response(content, headers={"Cache-Status": cache_status}))
 
     async def outcome(self, asked: Asked) -> Outcome[Answer | ByteStream] | tuple[dict[str, Any], str]:
         """The body of the answer with its ``Cache-Status``, or the provider's own answer."""
 
         async def post(body: Mapping[str, Any]) -> Answer:
-            return await self.upstream.post(UpstreamRequest(self.upstream.url(EMBEDDINGS), body))
+            request = UpstreamRequest(self.upstream.url(EMBEDDINGS), body)
+            answer = await self._spending.call(request, self.upstream.post, identity=asked.identity)
+            assert isinstance(answer, Answer)  # noqa: S101 - post() returns nothing else
+            return answer
 
         cacheable = EmbeddingRequest.parse(asked.body)
         if cacheable is None:

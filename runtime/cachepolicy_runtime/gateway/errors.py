@@ -18,8 +18,9 @@ from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.gateway.responding import json_response
 from cachepolicy_runtime.gateway.shapes import shaped, speaks_anthropic
 from cachepolicy_runtime.ratelimit import Decision
-from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, problem, status_of
+from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, headers, problem, status_of
 from cachepolicy_runtime.session import SessionConflict, SessionError, SessionsUnavailable
+from cachepolicy_runtime.spend import LimitedError
 from cachepolicy_runtime.upstream import UpstreamError
 
 
@@ -38,6 +39,10 @@ def shape_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)  # noqa: S101 - registered for this type
         return _error(request, error.status, str(error), error.code)
+
+    async def limited(request: Request, error: Exception) -> Response:
+        assert isinstance(error, LimitedError)  # noqa: S101 - registered for this type
+        return _limited(request.scope, error.decision)
 
     async def upstream_failed(request: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, UpstreamError) else 502
@@ -58,6 +63,7 @@ def shape_errors(app: FastAPI) -> None:
         return _error(request, 500, "this service failed; its log says more")
 
     app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(LimitedError, limited)
     app.add_exception_handler(UpstreamError, upstream_failed)
     app.add_exception_handler(EmbeddingError, upstream_failed)
     app.add_exception_handler(SessionError, session_failed)
@@ -74,6 +80,13 @@ def refusal_body(scope: Scope, decision: Decision) -> tuple[bytes, bytes]:
     error = shaped(anthropic, status, told["detail"], code)
     kind = "application/json" if anthropic else PROBLEM_JSON
     return orjson.dumps({**told, **error}), kind.encode("ascii")
+
+
+def _limited(scope: Scope, decision: Decision) -> Response:
+    body, kind = refusal_body(scope, decision)
+    response = Response(body, status_of(decision), media_type=kind.decode("ascii"))
+    response.raw_headers.extend(headers(decision))  # beside those of admission, as further lines
+    return response
 
 
 def _error(

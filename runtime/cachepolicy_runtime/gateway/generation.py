@@ -24,6 +24,7 @@ class Generation:
     def __init__(self, runtime: CacheRuntime, upstream: Upstream, path: str) -> None:
         self._runtime = runtime
         self._responses = runtime.responses
+        self._spending = runtime.spending
         self.upstream = upstream
         self._path = path
 
@@ -35,7 +36,7 @@ class Generation:
         request = asked.to(self.upstream, self._path)
 
         async def call() -> Answer | ByteStream:
-            return await self.upstream.send(request)
+            return await self._spending.call(request, self.upstream.send, identity=asked.identity)
 
         return await self._responses.get_or_call(
             request,

@@ -11,8 +11,11 @@ from fastapi.responses import StreamingResponse
 
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.types import Receive, Scope, Send
+from cachepolicy_runtime.caller import current_scope
 from cachepolicy_runtime.gateway.shapes import error_event, speaks_anthropic
+from cachepolicy_runtime.ratelimit_answer import headers as limit_headers
 from cachepolicy_runtime.responses import Outcome
+from cachepolicy_runtime.spend import answered
 from cachepolicy_runtime.streams import ByteStream
 from cachepolicy_runtime.upstream import UpstreamError
 
@@ -51,8 +54,20 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
 
 
 def outcome_response(outcome: Outcome[Answer | ByteStream]) -> Response:
-    """The provider's answer or the cached one, with the headers that say which."""
+    """The provider's answer or the cached one, with the headers that say which and what it was counted for."""
     answer = outcome.answer
     if isinstance(answer, Answer):
-        return Response(answer.body, answer.status, {**answer.headers, **outcome.headers})
-    return StreamedResponse(answer, outcome.headers)
+        whole = Response(answer.body, answer.status, {**answer.headers, **outcome.headers})
+        return with_spending(whole)
+    return with_spending(StreamedResponse(answer, outcome.headers))
+
+
+def with_spending(response: Response) -> Response:
+    """The response to a request that is answered now, with ``RateLimit`` headers for what the answer cost.
+
+    They are further lines beside those of admission: a list may come in several (RFC 9110, 5.3).
+    """
+    decision = answered(current_scope())
+    if decision is not None:
+        response.raw_headers.extend(limit_headers(decision))
+    return response

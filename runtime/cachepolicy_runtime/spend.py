@@ -1,0 +1,249 @@
+"""The second phase of limits: what a call to a provider costs, in tokens or by model.
+
+It stands between the cache and the provider, so that a hit spends nothing::
+
+    reserve (by estimate) ─▶ provider ─▶ settle (by the answer's usage)
+       └─ no room: LimitedError         └─ no answer: refund
+
+All limits of a call are decided in one step, as in admission. A refusal gives back what admission counted. Nothing
+here waits for a settlement: it is on its way before the answer is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from cachepolicy.identity import Identity
+from cachepolicy.keys import KeyLayout
+from cachepolicy_runtime.answers import Answer
+from cachepolicy_runtime.asgi.types import Scope
+from cachepolicy_runtime.caller import current_scope
+from cachepolicy_runtime.estimate import estimate, tokens_in
+from cachepolicy_runtime.keys import UpstreamRequest
+from cachepolicy_runtime.metering import Meter, asking_for_usage, usage_asked
+from cachepolicy_runtime.ratelimit import (
+    ADMISSION,
+    Admitted,
+    Decision,
+    Limits,
+    RateLimiter,
+    Reservation,
+    Subject,
+)
+from cachepolicy_runtime.streams import ByteStream
+from cachepolicy_runtime.usage import Usage, usage_of_json
+
+#: Only these streams tell no usage of their own accord, and only these know how to be asked.
+_TELL_WHEN_ASKED = ("/chat/completions", "/completions")
+_EMBEDDINGS = "/embeddings"
+#: Where a request's scope remembers these; only the server and the app can write there.
+_SPENT = "cachepolicy.spent"
+_ANSWERED = "cachepolicy.answered"
+
+
+class LimitedError(Exception):
+    """A limit has no room for this call, or the store is away and it says Deny; the provider was not asked.
+
+    ``decision`` holds every window that was asked; ``ratelimit_answer`` makes headers and a body of it.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__("a rate limit has no room for this call")
+        self.decision = decision
+
+
+#: Sends a request as it is given, and returns the whole answer or a stream.
+Call = Callable[[UpstreamRequest], Awaitable[Answer | ByteStream]]
+
+
+@dataclass(frozen=True, slots=True)
+class SpendView:
+    """One moment of the policy: a call uses it to its end."""
+
+    limits: Limits
+    keys: KeyLayout
+    limiter: RateLimiter
+
+
+class _Spender:
+    """Who spends: a request that is being served, or an identity without one.
+
+    What limits by path, address or header look at comes from the request, where there is one; it also remembers
+    what admission counted, which a refusal gives back as long as nothing was answered.
+    """
+
+    def __init__(self, scope: Scope | None, identity: Identity | None) -> None:
+        self._scope = scope
+        admitted = scope.get(ADMISSION) if scope is not None else None
+        self._admitted = admitted if isinstance(admitted, Admitted) else None
+        self._identity = identity
+
+    @property
+    def admitted(self) -> Admitted | None:
+        over = self._scope is not None and self._scope.get(_ANSWERED)
+        return None if over else self._admitted
+
+    def subject(self, model: str | None) -> Subject:
+        known = self._admitted.subject if self._admitted is not None else Subject("POST", "")
+        return known._replace(identity=self._identity, model=model)
+
+    def told(self, decision: Decision) -> None:
+        """Remember what was decided, for :func:`answered`."""
+        if self._scope is not None:
+            self._scope[_SPENT] = decision
+
+
+def answered(scope: Scope | None) -> Decision | None:
+    """To be called when the answer to a request is known: what was spent on it from here on (refreshing a stale
+    entry) is no reason to take its admission back. Returns the decision over what was spent, if anything was."""
+    if scope is None:
+        return None
+    scope[_ANSWERED] = True
+    decision = scope.get(_SPENT)
+    return decision if isinstance(decision, Decision) else None
+
+
+class Spending:
+    """See the module. One per process."""
+
+    def __init__(self, view: Callable[[], SpendView]) -> None:
+        self._view = view
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def call(
+        self, request: UpstreamRequest, call: Call, *, identity: Identity | None
+    ) -> Answer | ByteStream:
+        """What ``call`` returns, paid for by ``identity``; a stream is paid when it ends or is closed.
+
+        ``call`` gets the request to send, which may ask for one thing more: the usage of a stream.
+        Raises :class:`LimitedError`; exceptions of ``call`` pass through.
+        """
+        view = self._view()
+        if not view.limits.spends:
+            return await call(request)
+        spender = _Spender(current_scope(), identity)
+        guess = estimate(request.body, generates=not _path(request).endswith(_EMBEDDINGS))
+        reserved = await view.limiter.reserve(
+            view.limits, view.keys, spender.subject(request.model), guess, spender.admitted
+        )
+        if isinstance(reserved, Decision):
+            raise LimitedError(reserved)
+        spender.told(reserved.decision)
+        return await self._paid(request, call, _Bill(view.limiter, reserved, guess, self._in_background))
+
+    async def aclose(self) -> None:
+        """Wait for the settlements under way."""
+        while self._settling:
+            await asyncio.gather(*self._settling, return_exceptions=True)
+
+    async def _paid(self, request: UpstreamRequest, call: Call, bill: _Bill) -> Answer | ByteStream:
+        asking = bill.tokens and _has_to_be_asked(request)
+        sent = replace(request, body=asking_for_usage(request.body)) if asking else request
+        try:
+            answer = await call(sent)
+        except asyncio.CancelledError:
+            bill.settle(bill.guess_of(None, 0))  # the provider has read the input by now
+            raise
+        except BaseException:
+            bill.refund()
+            raise
+        if not isinstance(answer, Answer):
+            return _Metered(answer, Meter(hide=asking), bill)
+        if answer.status >= 400:
+            bill.refund()
+        else:
+            bill.settle(bill.whole(answer))
+        return answer
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        # A stream ends where its caller is cancelled: nothing can be awaited there.
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+
+class _Bill:
+    """One reservation, to be settled or given back once."""
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        reserved: Reservation,
+        guess: Usage,
+        run: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._limiter = limiter
+        self._reserved = reserved
+        self._guess = guess
+        self._run = run
+
+    @property
+    def tokens(self) -> bool:
+        return self._reserved.tokens
+
+    def settle(self, spent: Usage) -> None:
+        self._run(self._limiter.settle(self._reserved, spent))
+
+    def refund(self) -> None:
+        self._run(self._limiter.refund(self._reserved))
+
+    def whole(self, answer: Answer) -> Usage:
+        """What a whole answer cost, guessed by its length where it does not say."""
+        told = usage_of_json(answer.body) if self.tokens else None
+        return told or self.guess_of(None, min(self._guess.output, tokens_in(len(answer.body))))
+
+    def guess_of(self, told: Usage | None, streamed: int) -> Usage:
+        """What a call cost that did not tell it to the end: its input, and the output that came."""
+        known = told or Usage()
+        if not known.input + known.cached_input:
+            known = replace(known, input=self._guess.input)
+        return replace(known, output=max(known.output, streamed))
+
+
+class _Metered:
+    """A stream that is paid when it ends, by what it told; where it is cut off, by what came of it."""
+
+    def __init__(self, stream: ByteStream, meter: Meter, bill: _Bill) -> None:
+        self._stream = stream
+        self._meter = meter
+        self._bill: _Bill | None = bill
+        self._ended = False
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._stream.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream.chunks():
+                if passed := self._meter.feed(chunk):
+                    yield passed
+            self._ended = True
+            if rest := self._meter.end():
+                yield rest
+        finally:
+            self._pay()
+
+    async def aclose(self) -> None:
+        self._pay()
+        await self._stream.aclose()
+
+    def _pay(self) -> None:
+        bill, self._bill = self._bill, None
+        if bill is not None:
+            told = self._meter.usage
+            whole = told is not None and self._ended
+            bill.settle(told if whole and told else bill.guess_of(told, self._meter.streamed))
+
+
+def _has_to_be_asked(request: UpstreamRequest) -> bool:
+    """Whether this is a stream that tells its usage only when asked, and was not asked by its caller."""
+    return request.streaming and _path(request).endswith(_TELL_WHEN_ASKED) and not usage_asked(request.body)
+
+
+def _path(request: UpstreamRequest) -> str:
+    return urlsplit(request.url).path
