@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_status(_verb(verbs, "status", "show a CachePolicy in the cluster: conditions, Redis, Core, objects"))
     for name, change in _EDITS.items():
         _add_edit(_verb(verbs, name, change.said.partition(": ")[2], _GITOPS), change)
+    _add_rotate(_verb(verbs, "rotate", "replace Core's password in Redis; no connection is lost", _GITOPS))
     _add_purge(_verb(verbs, "purge", "empty the caches of a CachePolicy, or one scope of them", _GITOPS))
     _add_dev(_verb(verbs, "dev", "run a CachePolicy here: Redis, two replicas of Core, a stand-in provider"))
     return parser
@@ -180,6 +181,17 @@ def _edit(options: argparse.Namespace) -> int:
     from cachepolicy_operator import verbs
 
     return verbs.edit(options, options.change)
+
+
+def _add_rotate(verb: argparse.ArgumentParser) -> None:
+    _add_cluster(verb)
+    verb.set_defaults(run=_rotate)
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import verbs
+
+    return verbs.rotate(options)
 
 
 def _add_purge(verb: argparse.ArgumentParser) -> None:

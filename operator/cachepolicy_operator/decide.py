@@ -18,7 +18,7 @@ from cachepolicy.names import Role
 from cachepolicy.quantities import Quantity
 from cachepolicy.servers import Resources, StateServer
 from cachepolicy.spec import CachePolicySpec, name_refusal, parse_spec
-from cachepolicy_operator import compare, errors, liveconfig, notices, rollout, trials
+from cachepolicy_operator import compare, errors, liveconfig, notices, rollout, rotation, trials
 from cachepolicy_operator.liveconfig import LiveInputs, Running
 from cachepolicy_operator.observed import Json, ObjectId, Observed, id_of
 from cachepolicy_operator.ownership import Owner, controlled_by, owner_of
@@ -73,6 +73,8 @@ def published(observed: Observed) -> PolicyDocument | None:
 
 
 def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
+    turned = rotation.turn(observed, spec)
+    observed = replace(observed, credentials=turned.credentials)
     servers = {role: _server(observed, spec, role) for role in spec.roles}
     document = build_document(
         namespace=observed.namespace,
@@ -117,7 +119,12 @@ def _plan(observed: Observed, spec: CachePolicySpec) -> Plan:
         removals=(*remakes, *_prune(observed, wanted), *_stuck_pods(observed, spec)),
         publish=_must_publish(observed, spec, document),
         waits=(*waits, *_trial_waits(tried), *_going(observed, wanted)),
-        notices=(*notices.credentials(observed), *notices.closing(observed, spec, wanted)),
+        rotating=turned.waiting,
+        notices=(
+            *notices.rotation(turned),
+            *notices.credentials(observed),
+            *notices.closing(observed, spec, wanted),
+        ),
     )
 
 

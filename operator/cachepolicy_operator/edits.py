@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cachepolicy import names
+
 #: The name under which a person's edits are recorded; the operator itself never writes a CachePolicy.
 MANAGER: Final = "kubectl-cachepolicy"
 
@@ -52,12 +54,22 @@ HIBERNATE: Final = Edit(
 WAKE: Final = Edit(("spec", "redis", "managed", "hibernated"), None, "woken: its Redis pods start again")
 
 
+def rotate(now: datetime) -> Edit:
+    """Ask for another password of Core."""
+    path = ("metadata", "annotations", names.ANNOTATION_ROTATE)
+    return Edit(path, stamp(now), "rotated: Core's password is replaced, and no connection is lost")
+
+
+def stamp(now: datetime) -> str:
+    """A value that was never there before."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def purge(scope: str | None, name: str | None, now: datetime) -> Edit:
     """Give one scope of the caches a value that it never had. ``scope`` is a map of ``spec.purge``, None for all."""
-    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     path = ("spec", "purge", "all") if scope is None else ("spec", "purge", scope, name or "")
     what = "everything cached" if scope is None else f"everything cached of {scope.removesuffix('s')} {name}"
-    return Edit(path, stamp, f"purged: {what} is a miss from now on; sessions and limits stay")
+    return Edit(path, stamp(now), f"purged: {what} is a miss from now on; sessions and limits stay")
 
 
 def warning(policy: Mapping[str, Any], edit: Edit) -> str | None:

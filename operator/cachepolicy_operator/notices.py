@@ -8,6 +8,7 @@ from cachepolicy.spec import CachePolicySpec
 from cachepolicy_operator.observed import Json, Observed, id_of
 from cachepolicy_operator.plan import Notice
 from cachepolicy_operator.resources.labels import consumers
+from cachepolicy_operator.rotation import Step
 
 
 def pruned_server(observed: Observed, statefulset: str) -> Notice:
@@ -27,6 +28,18 @@ def closing(observed: Observed, spec: CachePolicySpec, wanted: list[Json]) -> It
             allowed = ", ".join(f"{key}={value}" for key, value in consumers(observed.name, spec).items())
             note = f"from now on only pods labelled {allowed}, the operator and networkPolicy.extraFrom reach Redis"
             yield Notice("NetworkPolicyCreated", "Apply", note)
+
+
+def rotation(turned: Step) -> tuple[Notice, ...]:
+    """A password that is being replaced, at the beginning and at the end."""
+    if turned.begun:
+        note = (
+            "the password of Core is being replaced: servers take both until every process uses the new one"
+        )
+        return (Notice("RotationStarted", "Rotate", note),)
+    if turned.finished:
+        return (Notice("RotationFinished", "Rotate", "the old password of Core no longer opens Redis"),)
+    return ()
 
 
 def credentials(observed: Observed) -> tuple[Notice, ...]:

@@ -27,7 +27,7 @@ from cachepolicy_operator.kube import Kube
 from cachepolicy_operator.observed import Json, ObjectId, Observed, ServerView, id_of
 from cachepolicy_operator.ownership import Owner, owner_of
 from cachepolicy_operator.queue import Key
-from cachepolicy_operator.resources import Credentials, FoundCredentials, found_in
+from cachepolicy_operator.resources import Credentials, FoundCredentials, found_in, random_token
 from cachepolicy_operator.resources.labels import policy_selector
 from cachepolicy_operator.resources.trial import COMPONENT as TRIAL
 
@@ -74,6 +74,7 @@ class Observer:
             policy=policy,
             default_image=self._default_image,
             operator_namespace=self._operator_namespace,
+            spare_token=random_token(),
             now=now,
             credentials=_completed(found, made),
             lost_credentials=found.missing if had_some else (),

@@ -43,7 +43,8 @@ class Observed:
 
     ``objects`` holds what has a name or the labels of ours, somebody else's included; ``claims`` by name.
     ``credentials`` are complete; ``lost_credentials`` names those that had to be made anew although there were some.
-    ``operator_namespace`` is None where the operator runs outside the cluster. ``remembered`` is the newest document that this process wrote. ``lagging_seconds``: for how long Core has not
+    ``operator_namespace`` is None where the operator runs outside the cluster. ``spare_token`` is
+    random, for a password that has to be made. ``remembered`` is the newest document that this process wrote. ``lagging_seconds``: for how long Core has not
     enforced everything, by the looks of this process. ``unappliable``: objects that differ after an apply, as
     (hash of what was sent, resourceVersion).
     """
@@ -58,6 +59,7 @@ class Observed:
     core_pods: tuple[Json, ...] = ()
     servers: Mapping[Role, ServerView] = field(default_factory=dict)
     operator_namespace: str | None = None
+    spare_token: str = field(default="", repr=False)
     remembered: PolicyDocument | None = None
     lagging_seconds: float = 0.0
     unappliable: Mapping[ObjectId, tuple[str, str]] = field(default_factory=dict)

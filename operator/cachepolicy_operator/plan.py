@@ -69,6 +69,7 @@ class Plan:
     """Everything to do, in the order of the fields, and what is known for the report.
 
     ``blocked`` says why nothing may be written at all. ``waits`` are things that time brings, as sentences.
+    ``rotating``: what the replacement of Core's password waits for; empty where none is under way.
     """
 
     spec: CachePolicySpec | None
@@ -81,6 +82,7 @@ class Plan:
     publish: bool = False
     waits: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
+    rotating: str = ""
 
     @property
     def directives(self) -> dict[Role, Mapping[str, str]]:

@@ -42,6 +42,8 @@ REFUSED_PAUSE: Final = 60.0
 WRITTEN_PAUSE: Final = 1.0
 #: Memory that is in use is freed by clients, without a sign.
 HELD_PAUSE: Final = 15.0
+#: Core takes a new password when the kubelet has written it into its file.
+ROTATING_PAUSE: Final = 1.0
 #: Pods by a selector of the policy's own are not watched; what they report is.
 SELECTOR_PAUSE: Final = 60.0
 
@@ -189,6 +191,7 @@ def _pauses(
     waiting = lagging and status_of(conditions, ConditionType.ENFORCED) is not Status.FALSE
     return [
         PATIENCE_SECONDS if waiting else None,
+        ROTATING_PAUSE if plan.rotating else None,
         HELD_PAUSE if any(server.held for server in plan.servers.values()) else None,
         SELECTOR_PAUSE if plan.spec is not None and plan.spec.core.pod_selector is not None else None,
         _until_ready(observed, conditions),

@@ -325,6 +325,7 @@ def _core_status(observed: Observed, plan: Plan) -> CoreStatus:
         enforced_replicas=enforced,
         enforced=f"{enforced}/{pods}",
         processes=found.processes if found is not None else None,
+        rotating=plan.rotating or None,
         lagging=tuple(sorted(found.lagging))[:_MOST_NAMED] if found is not None else (),
     )
 

@@ -43,6 +43,11 @@ def edit(options: argparse.Namespace, change: Edit) -> int:
     return _with_cluster(options, lambda kube, namespace: _edit(kube, namespace, options, change))
 
 
+def rotate(options: argparse.Namespace) -> int:
+    """Ask for another password of Core."""
+    return edit(options, edits.rotate(datetime.now(UTC)))
+
+
 def purge(options: argparse.Namespace) -> int:
     """Give one scope of ``spec.purge`` a new value."""
     named = [(scope, getattr(options, name)) for name, scope in SCOPES.items() if getattr(options, name)]

@@ -27,6 +27,9 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 #: Pod-template annotation: changes only when credentials were made anew, and so rolls the pods once.
 ANNOTATION_CREDENTIALS = f"{GROUP}/credentials"
 
+#: Annotation of a CachePolicy: another value than before replaces Core's password once.
+ANNOTATION_ROTATE = f"{GROUP}/rotate"
+
 #: An object name plus the longest suffix stays a DNS-1035 label, and so does a pod's name behind it.
 MAX_NAME_LENGTH = 40
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -98,6 +101,9 @@ FILE_ADMIN_TOKEN = "admin-token"  # noqa: S105 - a file's name
 FILE_ACL = "users.acl"
 FILE_OPERATOR_PASSWORD = "operator-password"  # noqa: S105 - a file's name
 FILE_GENERATION = "generation"
+FILE_NEXT_CORE = "next-core-password"
+FILE_RETIRING_CORE = "retiring-core-hash"
+FILE_ROTATION = "rotation"
 FILE_REDIS_CONF = "redis.conf"
 FILE_LIVE = "live.json"
 FILE_RESTART_CONF = "restart.conf"

@@ -72,6 +72,9 @@ class CoreStatus(ApiModel):
     )
     enforced: str | None = Field(default=None, description="enforced/all pods, such as 2/2.")
     processes: int | None = None
+    rotating: str | None = Field(
+        default=None, description="What the replacement of Core's password waits for, while it is under way."
+    )
     lagging: tuple[str, ...] = Field(default=(), description="Pods that do not enforce the revision yet.")
 
 

@@ -177,6 +177,41 @@ def test_a_restart_class_directive_and_more_memory_roll_each_server_once(policy:
     )
 
 
+def test_a_rotated_password_is_taken_by_every_process_without_a_lost_request(
+    cluster: Cluster, policy: Policy, core: Core
+) -> None:
+    """The old one opens Redis until both pods have the new one; no pod restarts and no answer is an error."""
+    old, lives, redis_lives = policy.password(names.USER_CORE), core.lives(), policy.lives()
+    first, second = core.pair()
+    cluster.merge(
+        *("CachePolicy", policy.namespace, policy.name),
+        {"metadata": {"annotations": {names.ANNOTATION_ROTATE: "once"}}},
+    )
+    wait_for("the new password", lambda: policy.password(names.USER_CORE) != old, timeout=20)
+    for pod in core.pods():
+        # The kubelet looks at a pod's volumes within a minute, and at once when the pod changes.
+        cluster.merge(
+            *("Pod", policy.namespace, pod["metadata"]["name"]),
+            {"metadata": {"annotations": {"look": "now"}}},
+        )
+
+    degraded = []
+
+    def shut_out() -> bool:
+        for replica in (first, second):
+            health = replica.http.get("/cache/health").json()
+            degraded.extend(health["reasons"])
+        return "WRONGPASS" in policy.redis(Role.STATE, "PING", user=names.USER_CORE, password=old)
+
+    wait_for("the old one to be shut out", shut_out, timeout=120, every=0.5)
+    assert not degraded
+    assert policy.redis(Role.STATE, "PING", user=names.USER_CORE) == "PONG"
+    policy.wait_enforced()
+    assert (core.lives(), policy.lives()) == (lives, redis_lives)
+    told = [event["reason"] for event in cluster.list("Event", policy.namespace)]
+    assert {"RotationStarted", "RotationFinished"} <= set(told)
+
+
 @pytest.mark.usefixtures("core")
 def test_a_start_that_redis_would_refuse_is_found_in_a_trial_and_no_server_notices(
     cluster: Cluster, policy: Policy

@@ -95,6 +95,22 @@ def test_hibernated_and_woken_with_its_data(policy: Policy) -> None:
     assert policy.redis(Role.STATE, "GET", key, user=names.USER_CORE) == "yes"
 
 
+def test_a_rotation_replaces_the_password_and_restarts_nothing(policy: Policy) -> None:
+    """Without a Core there is nobody to wait for; with one see test_changes.py."""
+    old, lives = policy.password(names.USER_CORE), policy.lives()
+    assert "no connection is lost" in ok(policy, "rotate")
+    wait_for("the new password", lambda: policy.password(names.USER_CORE) != old, timeout=20)
+    wait_for(
+        "the old one to be shut out",
+        lambda: "WRONGPASS" in policy.redis(Role.STATE, "PING", user=names.USER_CORE, password=old),
+        timeout=20,
+    )
+    assert policy.redis(Role.STATE, "PING", user=names.USER_CORE) == "PONG"
+    assert policy.secret(policy.status["binding"]["name"])["password"] == policy.password(names.USER_CORE)
+    assert policy.lives() == lives
+    assert "rotating" not in policy.status["core"]
+
+
 def test_purge_changes_one_scope(policy: Policy) -> None:
     assert "embeddings" in ok(policy, "purge", "--kind", "embeddings")
     first = policy.object["spec"]["purge"]

@@ -32,6 +32,16 @@ def password_hash(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
+def core_hashes(credentials: Credentials) -> frozenset[str]:
+    """Hashes of every password that Core may log in with: more than one while it is being replaced."""
+    known = {password_hash(credentials.core_password)}
+    if credentials.next_core is not None:
+        known.add(password_hash(credentials.next_core))
+    if credentials.retiring_core is not None:
+        known.add(credentials.retiring_core)
+    return frozenset(known)
+
+
 def user_rules(prefix: str, credentials: Credentials) -> dict[str, tuple[str, ...]]:
     """Rules of every user that may log in, one rule per item, for the keys below `prefix`.
 
@@ -41,7 +51,7 @@ def user_rules(prefix: str, credentials: Credentials) -> dict[str, tuple[str, ..
         names.USER_PROBE: ("on", "nopass", "-@all", "+ping"),
         names.USER_CORE: (
             "on",
-            f"#{password_hash(credentials.core_password)}",
+            *(f"#{known}" for known in sorted(core_hashes(credentials))),
             *_CORE_COMMANDS.split(),
             f"~{prefix}:*",
             f"&{prefix}:*",
@@ -77,6 +87,6 @@ def password_hashes(credentials: Credentials) -> dict[str, frozenset[str]]:
     """User → the `passwords` that ACL GETUSER must show, no more and no fewer."""
     return {
         names.USER_PROBE: frozenset(),
-        names.USER_CORE: frozenset({password_hash(credentials.core_password)}),
+        names.USER_CORE: core_hashes(credentials),
         names.USER_OPERATOR: frozenset({password_hash(credentials.operator_password)}),
     }

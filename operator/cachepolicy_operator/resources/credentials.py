@@ -38,6 +38,11 @@ class Credentials:
     cache_hmac_key: str
     admin_token: str
     generation: str
+    #: Of a rotation that is under way: the password to come, the hash of the one to go. See rotation.py.
+    next_core: str | None = None
+    retiring_core: str | None = None
+    #: The request that was carried out last, or is being carried out.
+    rotation: str | None = None
 
     def __repr__(self) -> str:
         return f"Credentials(generation={self.generation!r})"
@@ -57,6 +62,9 @@ class FoundCredentials:
     cache_hmac_key: str | None = None
     admin_token: str | None = None
     generation: str | None = None
+    next_core: str | None = None
+    retiring_core: str | None = None
+    rotation: str | None = None
 
     def __repr__(self) -> str:
         return f"FoundCredentials(missing={self.missing})"
@@ -81,10 +89,13 @@ class FoundCredentials:
         kept = self.operator_password and self.core_password and self.generation
         return Credentials(
             operator_password=self.operator_password or source(),
-            core_password=self.core_password or source(),
+            core_password=self.core_password or self.next_core or source(),
             cache_hmac_key=self.cache_hmac_key or source(),
             admin_token=self.admin_token or source(),
             generation=(kept and self.generation) or _generation(source),
+            next_core=self.next_core,
+            retiring_core=self.retiring_core,
+            rotation=self.rotation,
         )
 
 
@@ -100,18 +111,25 @@ def found_in(
         cache_hmac_key=_entry(core_keys, names.FILE_HMAC_KEY),
         admin_token=_entry(core_keys, names.FILE_ADMIN_TOKEN),
         generation=_entry(redis_auth, names.FILE_GENERATION),
+        next_core=_entry(redis_auth, names.FILE_NEXT_CORE),
+        retiring_core=_entry(redis_auth, names.FILE_RETIRING_CORE),
+        rotation=_text(redis_auth, names.FILE_ROTATION),
     )
 
 
 def _entry(secret: Mapping[str, Any] | None, key: str) -> str | None:
+    value = _text(secret, key)
+    return value if value and set(value) <= _SAFE else None
+
+
+def _text(secret: Mapping[str, Any] | None, key: str) -> str | None:
     encoded = ((secret or {}).get("data") or {}).get(key)
     if not isinstance(encoded, str):
         return None
     try:
-        value = base64.b64decode(encoded, validate=True).decode()
+        return base64.b64decode(encoded, validate=True).decode() or None
     except (binascii.Error, UnicodeDecodeError):
         return None
-    return value if value and set(value) <= _SAFE else None
 
 
 def _generation(source: TokenSource) -> str:

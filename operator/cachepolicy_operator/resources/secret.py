@@ -8,6 +8,7 @@ from typing import Any
 from cachepolicy import names
 from cachepolicy.names import Role
 from cachepolicy_operator.resources.acl import acl_file
+from cachepolicy_operator.resources.credentials import Credentials
 from cachepolicy_operator.resources.inputs import RenderInputs
 from cachepolicy_operator.resources.labels import APPLICATION, COMPONENT_CORE
 from cachepolicy_operator.resources.metadata import metadata
@@ -24,8 +25,18 @@ def redis_auth_secret(inputs: RenderInputs) -> dict[str, Any]:
         names.FILE_ACL: acl_file(inputs.keys.prefix, inputs.credentials),
         names.FILE_OPERATOR_PASSWORD: inputs.credentials.operator_password,
         names.FILE_GENERATION: inputs.credentials.generation,
+        **_rotation(inputs.credentials),
     }
     return _secret(inputs, names.redis_auth_secret(inputs.name), APPLICATION, entries)
+
+
+def _rotation(credentials: Credentials) -> dict[str, str]:
+    entries = {
+        names.FILE_NEXT_CORE: credentials.next_core,
+        names.FILE_RETIRING_CORE: credentials.retiring_core,
+        names.FILE_ROTATION: credentials.rotation,
+    }
+    return {name: value for name, value in entries.items() if value}
 
 
 def core_secret(inputs: RenderInputs) -> dict[str, Any]:
