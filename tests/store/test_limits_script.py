@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import cast
 
 import pytest
 from tests.servers import Server
 from tests.stores import LAYOUT, PATIENT, transport_to
 
+from cachepolicy_runtime.store.link import Answer
 from cachepolicy_runtime.store.lua import script
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
 from cachepolicy_runtime.store.port import (
@@ -54,9 +55,13 @@ class Timed:
         assert text.count(ASKS) == 1
         self._text = text.replace(ASKS, TOLD)
 
-    def script_nowait(self, name: str, keys: Sequence[str], args: Sequence[str]) -> asyncio.Future[Any]:
+    def gather(self, collect: Callable[[], None]) -> None:
+        self._transport.gather(collect)
+
+    def script_into(self, answer: Answer, name: str, keys: Sequence[str], args: Sequence[str]) -> None:
         seconds, micros = divmod(self._clock.now, SECOND)
-        return self._transport.call_nowait("EVAL", self._text, len(keys), *keys, *args, seconds, micros)
+        reply = self._transport.call_nowait("EVAL", self._text, len(keys), *keys, *args, seconds, micros)
+        reply.add_done_callback(lambda done: answer.set_result(done.result()))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 from cachepolicy_runtime.store.errors import StoreUnavailable
@@ -99,8 +99,9 @@ class RedisLimitStore:
         await asyncio.gather(*self._about(leases, f"y {timeout_ms} 0 0"))
 
     def release(self, leases: Sequence[Lease]) -> None:
-        for answer in self._about(leases, "x 0 0 0"):
-            answer.add_done_callback(_whatever)
+        with suppress(StoreUnavailable):
+            for answer in self._about(leases, "x 0 0 0"):
+                answer.add_done_callback(_whatever)
 
     def _about(self, leases: Sequence[Lease], item: str) -> list[asyncio.Future[None]]:
         answers = []
@@ -120,7 +121,7 @@ class RedisLimitStore:
 
     def _send(self, operation: _Operation) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._collect)
+            self._transport.gather(self._collect)
         self._waiting.append(operation)
 
     def _collect(self) -> None:
@@ -128,12 +129,40 @@ class RedisLimitStore:
         for batch in _batches(operations):
             keys = [key for operation in batch for key in operation.keys]
             args = [arg for operation in batch for arg in operation.args]
+            answer = _Batch(batch)
             try:
-                reply = self._transport.script_nowait(SCRIPT, keys, args)
+                self._transport.script_into(answer, SCRIPT, keys, args)
             except StoreUnavailable as error:
-                _fail(batch, error)
-            else:
-                reply.add_done_callback(partial(_deal, batch))
+                answer.set_exception(error)
+
+
+class _Batch:
+    """Deals the script's one answer to its callers, at once and without a turn of the event loop in between."""
+
+    __slots__ = ("_done", "_operations")
+
+    def __init__(self, operations: list[_Operation]) -> None:
+        self._operations = operations
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, reply: Any) -> None:
+        self._done = True
+        try:
+            numbers = list(map(int, blob(reply).split()))
+            at = 2
+            for operation in self._operations:
+                at = operation.read(numbers, at)
+        except (TypeError, ValueError, IndexError):
+            self.set_exception(StoreUnavailable("state", "the script's answer is not its own"))
+
+    def set_exception(self, error: BaseException) -> None:
+        self._done = True
+        for operation in self._operations:
+            if not operation.answer.done():
+                operation.answer.set_exception(error)
 
 
 def _batches(operations: list[_Operation]) -> Iterable[list[_Operation]]:
@@ -150,29 +179,10 @@ def _batches(operations: list[_Operation]) -> Iterable[list[_Operation]]:
         yield batch
 
 
-def _deal(batch: list[_Operation], reply: asyncio.Future[Any]) -> None:
-    try:
-        numbers = list(map(int, blob(reply.result()).split()))
-        at = 2
-        for operation in batch:
-            at = operation.read(numbers, at)
-    except (StoreUnavailable, asyncio.CancelledError, TypeError, ValueError, IndexError) as error:
-        unavailable = isinstance(error, StoreUnavailable)
-        _fail(
-            batch, error if unavailable else StoreUnavailable("state", "the script's answer is not its own")
-        )
-
-
 def _whatever(answer: asyncio.Future[None]) -> None:
     """Nobody waits for this answer, so nobody is told of its error."""
     if not answer.cancelled():
         answer.exception()
-
-
-def _fail(batch: Iterable[_Operation], error: BaseException) -> None:
-    for operation in batch:
-        if not operation.answer.done():
-            operation.answer.set_exception(error)
 
 
 # --- texts and numbers of the script -----------------------------------------------------------------------
