@@ -30,7 +30,6 @@ from cachepolicy_runtime.response_outcome import (
     forwarded,
 )
 from cachepolicy_runtime.store.errors import StoreUnavailable
-from cachepolicy_runtime.usage import Usage
 
 A = TypeVar("A")
 Call = Callable[[], Awaitable[A]]
@@ -90,7 +89,7 @@ class Calls:
         if why := judge.refusal(answer, trip.place.rules.cacheable):
             self._counts.not_stored[why] += 1
             return None, f"detail={why}"
-        facts = Facts(trip.tags, judge.usage(answer.body) or Usage(), took_ms)
+        facts = Facts.of(trip.tags, judge.usage(answer.body), took_ms)
         found, stored = await self._lookup.store(trip, answer, facts)
         return found, "stored" if stored else f"detail={STORE_AWAY}"
 

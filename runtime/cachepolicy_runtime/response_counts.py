@@ -29,12 +29,12 @@ class ModelCounts:
     saved_ms: int = 0
 
     def hit(self, facts: Facts) -> None:
-        usage = facts.usage
+        _, taken, cached, given, took_ms = facts
         self.hits += 1
-        self.input_tokens += usage.input
-        self.cached_input_tokens += usage.cached_input
-        self.output_tokens += usage.output
-        self.saved_ms += facts.took_ms
+        self.input_tokens += taken
+        self.cached_input_tokens += cached
+        self.output_tokens += given
+        self.saved_ms += took_ms
 
 
 @dataclass(slots=True)

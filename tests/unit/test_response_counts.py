@@ -15,7 +15,7 @@ PRICES = Prices.model_validate(
         "providers": {"openai": {"models": {"m": {"input": 1, "cachedInput": "0.5", "output": "4.25"}}}},
     }
 )
-FACTS = Facts(usage=Usage(1000, 200, 400), took_ms=1500)
+FACTS = Facts.of((), Usage(1000, 200, 400), 1500)
 
 
 def test_hits_add_up_to_tokens_seconds_and_money() -> None:
