@@ -109,6 +109,9 @@ class ClusterTransport:
         )
         return _in_order(parts.values(), done)
 
+    def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
+        raise TypeError("a cluster has to see the keys: use call, pipeline or script")
+
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
         """All keys have to be in one slot."""
         return await self._at_owner(slot_of(keys[0]), lambda node: node.script(name, keys, args))

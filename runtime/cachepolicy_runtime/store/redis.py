@@ -104,10 +104,13 @@ class RedisTransport:
     async def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
         if not commands:
             return []
-        answer = asyncio.get_running_loop().create_future()
-        self._submit(answer, b"".join(map(pack, commands)), len(commands))
-        replies: list[Reply] = await answer
+        replies = await self.packed(b"".join(map(pack, commands)), len(commands))
         return replies if len(commands) > 1 else [replies]
+
+    def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
+        answer = asyncio.get_running_loop().create_future()
+        self._submit(answer, commands, wanted)
+        return answer
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
         reply: Reply = await self.script_nowait(name, keys, args)

@@ -65,6 +65,11 @@ class Transport(Protocol):
         """Several commands in one round trip, no transaction; raises if any of them failed."""
         ...
 
+    def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
+        """``wanted`` commands that the caller has packed (``wire.pack``), as a future of their replies, or of the
+        one. A cluster has to see the keys and raises ``TypeError``."""
+        ...
+
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
         """Run ``scripts/<name>.lua``. A server that does not know it yet gets its text, within the deadline."""
         ...

@@ -34,14 +34,17 @@ def pack(command: Command) -> bytes:
 
 def pack_arguments(arguments: Iterable[Argument]) -> bytes:
     """Arguments without the head that counts them."""
-    parts: list[bytes] = []
-    for value in arguments:
-        if type(value) is str:
-            value = value.encode()  # noqa: PLW2901 - the hottest loop of the transport
-        elif type(value) is not bytes:
-            value = b"%d" % value if isinstance(value, int) else bytes(value)  # type: ignore[arg-type]  # noqa: PLW2901
-        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
-    return b"".join(parts)
+    values = [
+        one.encode() if type(one) is str else one if type(one) is bytes else _encoded(one)
+        for one in arguments
+    ]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(value), value) for value in values])
+
+
+def _encoded(value: Argument) -> bytes:
+    if isinstance(value, int):
+        return b"%d" % value
+    return value.encode() if isinstance(value, str) else bytes(value)
 
 
 @lru_cache(maxsize=4096)
