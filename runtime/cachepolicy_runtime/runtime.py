@@ -89,6 +89,7 @@ class CacheRuntime(Clients):
         self.admin_token = admin_token
         self._settings = settings
         self._identify = identify
+        self._named_limits: frozenset[str] = frozenset()
         self._secret = secret
         self._source = PolicySource(settings.policy_dir) if settings.policy_dir is not None else None
         memory = self._memory = MemoryStores()
@@ -234,17 +235,33 @@ class CacheRuntime(Clients):
     async def admit(self, scope: Scope) -> Decision:
         """Count a request against every limit that applies to it, in all of them or in none."""
         active = self._active
-        limits = active.limits
+        limits = active.limits.without(self._named_limits)
         if not limits:
             return UNLIMITED
-        who = await self.identity(scope)
-        subject = Subject(
-            scope["method"], scope["path"], active.proxies.address(scope), who, scope["headers"]
-        )
+        subject = await self._subject(active, scope)
         decision = await active.limiter.admit(limits, active.keys, subject)
         if limits.spends:
             scope[ADMISSION] = Admitted(subject, decision)
         return decision
+
+    async def admit_by_name(self, scope: Scope, name: str, cost: int = 1) -> Decision | None:
+        """Count a request, ``cost`` times, against one limit that its route names; None where the policy has no
+        such limit of requests.
+        """
+        active = self._active
+        try:
+            limits = active.limits.named(name)
+        except KeyError:
+            return None
+        return await active.limiter.admit(limits, active.keys, await self._subject(active, scope), cost)
+
+    def limited_by_route(self, name: str) -> None:
+        """This limit applies where a route names it, and nowhere else."""
+        self._named_limits |= {name}
+
+    async def _subject(self, active: Active, scope: Scope) -> Subject:
+        who, address = await self.identity(scope), active.proxies.address(scope)
+        return Subject(scope["method"], scope["path"], address, who, scope["headers"])
 
     async def clear(self, scope: stamps.Scope) -> None:
         """Make every cached entry in ``scope`` a miss, in all processes within a second.

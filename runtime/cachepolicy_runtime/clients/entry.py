@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overlo
 
 from cachepolicy.identity import Identity
 from cachepolicy_runtime.cached import Options, Shared, Tags, cached
+from cachepolicy_runtime.caller import current_scope
 from cachepolicy_runtime.clients.bridge import LoopBridge, running_in_thread
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     import httpx2
 
     from cachepolicy_runtime.clients.exchange import Exchange
+    from cachepolicy_runtime.clients.fastapi import Cost, RouteLimit
     from cachepolicy_runtime.runtime import CacheRuntime
+    from cachepolicy_runtime.session import Session
 
 Library = Literal["httpx2", "httpx"]
 
@@ -172,6 +175,32 @@ class Clients:
         """
         options = Options.of(name=name, ttl=ttl, shared=shared, key=key, ignore=ignore, tags=tags)
         return cached(cast("CacheRuntime", self), options)
+
+    def limit(self, name: str, *, cost: Cost = 1) -> RouteLimit:
+        """A dependency of FastAPI that limits one route by the policy's limit ``name``::
+
+            @app.post("/uploads", dependencies=[Depends(runtime.limit("uploads", cost=5))])
+
+        A limit that some route names applies to such routes only: the middleware leaves it out. Its ``match``
+        holds as well. ``cost`` is how many requests one counts as: a number, or a function of the request. A
+        name that the policy does not have limits nothing, so that the same code runs without a policy.
+        """
+        from cachepolicy_runtime.clients.fastapi import RouteLimit
+
+        return RouteLimit(cast("CacheRuntime", self), name, cost)
+
+    async def session(self) -> Session:
+        """The session of the request that is being served, as a dependency: ``Depends(runtime.session)``.
+
+        Raises ``LookupError`` where there is none: outside of a request, without ``SessionMiddleware``, or where
+        the policy has no sessions.
+        """
+        found: Session | None = (current_scope() or {}).get("session")
+        if found is None:
+            raise LookupError(
+                "there is no session: the policy has none, or SessionMiddleware is not installed"
+            )
+        return found
 
     @contextmanager
     def running(self) -> Iterator[None]:

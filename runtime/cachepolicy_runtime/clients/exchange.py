@@ -23,7 +23,7 @@ from cachepolicy_runtime.clients.refusals import refusal, unusable
 from cachepolicy_runtime.embedding_calls import EmbeddingRequest, ProviderRefusedError
 from cachepolicy_runtime.embeddings import EmbeddingError
 from cachepolicy_runtime.keys import UpstreamRequest
-from cachepolicy_runtime.spend import LimitedError
+from cachepolicy_runtime.spend import LimitedError, Spending
 from cachepolicy_runtime.streams import ByteStream
 
 if TYPE_CHECKING:  # runtime.py makes these
@@ -71,6 +71,7 @@ class Exchange:
         self._identity = identity
         self._responses = runtime.responses
         self._embeddings = runtime.embeddings
+        self._spending = runtime.spending
 
     async def answer(self, sent: Sent, path: str, forward: Forward) -> Reply:
         """The cached answer, else the provider's. What ``forward`` raises passes through."""
@@ -83,7 +84,7 @@ class Exchange:
         request = UpstreamRequest(
             sent.url, body, sent.headers, cache_control=sent.headers.get("cache-control", "")
         )
-        calling = _Calling(self._runtime, request, sent.content, forward, who)
+        calling = _Calling(self._spending, request, sent.content, forward, who)
         try:
             if path.endswith(_EMBEDDINGS):
                 return await self._embedded(request, calling, who)
@@ -125,13 +126,13 @@ class _Calling:
 
     def __init__(
         self,
-        runtime: CacheRuntime,
+        spending: Spending,
         request: UpstreamRequest,
         content: bytes,
         forward: Forward,
         who: Identity | None,
     ) -> None:
-        self._runtime = runtime
+        self._spending = spending
         self._request = request
         self._content = content
         self._forward = forward
@@ -140,13 +141,13 @@ class _Calling:
 
     async def send(self) -> Answer | ByteStream:
         with self._on_behalf():
-            return await self._runtime.spend(self._request, self._sent, identity=self._who)
+            return await self._spending.call(self._request, self._sent, identity=self._who)
 
     async def send_body(self, body: Mapping[str, Any]) -> Answer:
         """For a part of the request; never a stream."""
         part = UpstreamRequest(self._request.url, body, self._request.headers)
         with self._on_behalf():
-            answer = await self._runtime.spend(part, self._sent, identity=self._who)
+            answer = await self._spending.call(part, self._sent, identity=self._who)
         if isinstance(answer, Answer):
             return answer
         await answer.aclose()
