@@ -5,8 +5,9 @@ It stands between the cache and the provider, so that a hit spends nothing::
     reserve (by estimate) ─▶ provider ─▶ settle (by the answer's usage)
        └─ no room: LimitedError         └─ no answer: refund
 
-All limits of a call are decided in one step, as in admission. A refusal gives back what admission counted. Nothing
-here waits for a settlement: it is on its way before the answer is.
+All limits of a call are decided in one step, as in admission. A refusal gives back what admission counted. An answer is
+settled before it is given, so that the caller's next request finds the truth; only what is cut off is settled behind
+its back.
 """
 
 from __future__ import annotations
@@ -146,21 +147,20 @@ class Spending:
         try:
             answer = await call(sent)
         except asyncio.CancelledError:
-            bill.settle(bill.guess_of(None, 0))  # the provider has read the input by now
+            bill.settle_later(bill.guess_of(None, 0))  # the provider has read the input by now
             raise
-        except BaseException:
-            bill.refund()
+        except Exception:
+            await bill.refund()
             raise
         if not isinstance(answer, Answer):
             return _Metered(answer, Meter(hide=asking), bill)
         if answer.status >= 400:
-            bill.refund()
+            await bill.refund()
         else:
-            bill.settle(bill.whole(answer))
+            await bill.settle(bill.whole(answer))
         return answer
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        # A stream ends where its caller is cancelled: nothing can be awaited there.
         task = asyncio.get_running_loop().create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -185,11 +185,14 @@ class _Bill:
     def tokens(self) -> bool:
         return self._reserved.tokens
 
-    def settle(self, spent: Usage) -> None:
-        self._run(self._limiter.settle(self._reserved, spent))
+    async def settle(self, spent: Usage) -> None:
+        await self._limiter.settle(self._reserved, spent)
 
-    def refund(self) -> None:
-        self._run(self._limiter.refund(self._reserved))
+    async def refund(self) -> None:
+        await self._limiter.refund(self._reserved)
+
+    def settle_later(self, spent: Usage) -> None:
+        self._run(self._limiter.settle(self._reserved, spent))
 
     def whole(self, answer: Answer) -> Usage:
         """What a whole answer cost, guessed by its length where it does not say."""
@@ -211,7 +214,6 @@ class _Metered:
         self._stream = stream
         self._meter = meter
         self._bill: _Bill | None = bill
-        self._ended = False
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -222,22 +224,26 @@ class _Metered:
             async for chunk in self._stream.chunks():
                 if passed := self._meter.feed(chunk):
                     yield passed
-            self._ended = True
             if rest := self._meter.end():
                 yield rest
+            await self._pay_whole()
         finally:
-            self._pay()
+            self._pay_part()
 
     async def aclose(self) -> None:
-        self._pay()
+        self._pay_part()
         await self._stream.aclose()
 
-    def _pay(self) -> None:
+    async def _pay_whole(self) -> None:
         bill, self._bill = self._bill, None
         if bill is not None:
-            told = self._meter.usage
-            whole = told is not None and self._ended
-            bill.settle(told if whole and told else bill.guess_of(told, self._meter.streamed))
+            await bill.settle(self._meter.usage or bill.guess_of(None, self._meter.streamed))
+
+    def _pay_part(self) -> None:
+        """What came of a stream that is cut off: nothing can be awaited where its caller is cancelled."""
+        bill, self._bill = self._bill, None
+        if bill is not None:
+            bill.settle_later(bill.guess_of(self._meter.usage, self._meter.streamed))
 
 
 def _has_to_be_asked(request: UpstreamRequest) -> bool:
