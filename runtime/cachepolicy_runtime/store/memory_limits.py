@@ -27,6 +27,9 @@ COUNTED = SUB_BUCKETS + 1
 SLOT_RETRY_MS = 1000
 
 
+_new = tuple.__new__
+
+
 def monotonic_us() -> int:
     return time.monotonic_ns() // 1000
 
@@ -165,11 +168,12 @@ class _Recent(Generic[_Kept]):
         self._old: dict[str, _Kept] = {}
 
     def get(self, key: str) -> _Kept | None:
-        found = self._new.get(key)
-        if found is None:
-            found = self._old.pop(key, None)
-            if found is not None:
-                self.put(key, found)
+        return self._new.get(key) or self._get_old(key)
+
+    def _get_old(self, key: str) -> _Kept | None:
+        found = self._old.pop(key, None)
+        if found is not None:
+            self.put(key, found)
         return found
 
     def put(self, key: str, value: _Kept) -> None:
@@ -248,16 +252,20 @@ class MemoryLimitStore:
     def _decide_one(self, rate: WindowRate, weight: int, now_us: int) -> Admission:
         """The usual question, one window, without anything in between."""
         window = self._windows.get(rate.key) or self._new_window(rate)
-        if now_us // window.sub_us != window.newest:
+        newest, sub_us = window.newest, window.sub_us
+        if now_us // sub_us > newest:
             window.advance(now_us)
+            newest = window.newest
         used = window.used + weight
-        if used > rate.limit or not weight:
+        left = rate.limit - used
+        if left < 0 or not weight:
             return self._decide_other(window, rate, weight, now_us)
-        newest = window.filled = window.newest
-        window.counts[newest % COUNTED] += weight
         window.used = used
-        reset_ms = -((now_us - (newest + COUNTED) * window.sub_us) // 1000)
-        return Admission(True, ((RateState(rate.limit - used, reset_ms, 0),),), now_us)
+        window.filled = newest
+        window.counts[newest % COUNTED] += weight
+        reset_ms = ((newest + COUNTED) * sub_us - now_us + 999) // 1000
+        # A named tuple's own constructor takes longer than the decision.
+        return _new(Admission, (True, ((_new(RateState, (left, reset_ms, 0)),),), now_us, ()))
 
     def _decide_other(self, window: _Window, rate: WindowRate, weight: int, now_us: int) -> Admission:
         room = window.fits(weight, rate.limit)
