@@ -29,26 +29,26 @@ def add(verb: argparse.ArgumentParser, root: argparse.ArgumentParser) -> None:
 
 
 def run(shell: str, root: argparse.ArgumentParser) -> Exit:
-    areas = _verbs(root)
+    areas = verbs(root)
     cases = [
-        f'    *" {verb} "*) COMPREPLY=($(compgen -f -W "{" ".join(_options(parser))}" -- "$cur")) ;;'
-        for verb, parser in _verbs(areas["cache"]).items()
+        f'    *" {verb} "*) COMPREPLY=($(compgen -f -W "{" ".join(options(parser))}" -- "$cur")) ;;'
+        for verb, parser in verbs(areas["cache"]).items()
     ]
     cases.append(
-        f'    *" cache "*) COMPREPLY=($(compgen -W "{" ".join(_verbs(areas["cache"]))}" -- "$cur")) ;;'
+        f'    *" cache "*) COMPREPLY=($(compgen -W "{" ".join(verbs(areas["cache"]))}" -- "$cur")) ;;'
     )
     if shell == "zsh":
         print("autoload -U +X bashcompinit && bashcompinit")
-    print(_SCRIPT.format(cases="\n".join(cases), areas=" ".join([*areas, *_options(root)])), end="")
+    print(_SCRIPT.format(cases="\n".join(cases), areas=" ".join([*areas, *options(root)])), end="")
     return Exit.OK
 
 
-def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
+def options(parser: argparse.ArgumentParser) -> list[str]:
     return [word for action in parser._actions for word in action.option_strings if word.startswith("--")]

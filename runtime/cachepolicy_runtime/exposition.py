@@ -6,6 +6,7 @@ bounded where they are counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,12 @@ DECISIONS = Family("limit_decisions_total", "counter", "Decisions on requests.",
 REFUSALS = Family(
     "limit_refusals_total", "counter", "Refusals by the limit that had no room.", ("limit", "mode")
 )
+LIMIT_EVENTS = Family(
+    "limit_events_total",
+    "counter",
+    "Decisions made without the store, or from the memory of a refusal.",
+    ("event",),
+)
 SPEND = Family("limit_spend_total", "counter", "Reservations of tokens by what became of them.", ("outcome",))
 SESSIONS = Family("session_events_total", "counter", "What happened to sessions.", ("event",))
 KEYS = Family("cache_server_keys", "gauge", "Keys on the cache server.")
@@ -79,13 +86,14 @@ CACHE_EVENTS = {
     "refreshed": "refreshed",
     "refreshFailures": "refresh_failed",
     "wouldDiffer": "would_differ",
+    "renewed": "renewed",
 }
 
 
 def text(stats: Mapping[str, Any], health: Mapping[str, Any]) -> str:
     """The whole answer, from the bodies of ``/cache/stats`` and ``/cache/health``."""
     samples = {**_process(stats, health), **_caches(stats), **_limits(stats["limits"]), **_server(stats)}
-    samples[SESSIONS] = _each("event", stats["sessions"])
+    samples[SESSIONS] = _each("event", {_snake(name): count for name, count in stats["sessions"].items()})
     lines = [line for family in FAMILIES for line in family.text(samples.get(family, ()))]
     return "\n".join(lines) + "\n"
 
@@ -113,7 +121,7 @@ def _caches(stats: Mapping[str, Any]) -> dict[Family, list[Sample]]:
             name: counts[field] for field, name in CACHE_EVENTS.items() if counts.get(field) is not None
         }
         found.setdefault(EVENTS, []).extend(_each("event", events, its))
-    return {**found, **_savings(stats["responses"].get("savings"))}
+    return {**found, **_savings(stats["responses"]["savings"])}
 
 
 def _lookups(cache: str, providers: Mapping[str, Any]) -> Iterator[Sample]:
@@ -124,9 +132,7 @@ def _lookups(cache: str, providers: Mapping[str, Any]) -> Iterator[Sample]:
             yield {**labels, "result": "miss"}, counts["misses"]
 
 
-def _savings(savings: Mapping[str, Any] | None) -> dict[Family, list[Sample]]:
-    if savings is None:
-        return {}
+def _savings(savings: Mapping[str, Any]) -> dict[Family, list[Sample]]:
     tokens = {
         "input": savings["inputTokens"],
         "cached_input": savings["cachedInputTokens"],
@@ -146,11 +152,14 @@ def _limits(limits: Mapping[str, Any]) -> dict[Family, list[Sample]]:
         for field, name in (("admitted", "admitted"), ("limited", "limited"), ("unavailable", "unavailable"))
     }
     refusals = _each("limit", limits["refusedBy"], {"mode": "enforce"})
-    refusals += _each("limit", limits.get("shadowRefusedBy", {}), {"mode": "shadow"})
+    refusals += _each("limit", limits["shadowRefusedBy"], {"mode": "shadow"})
     return {
         DECISIONS: _each("outcome", outcomes),
         REFUSALS: refusals,
-        SPEND: _each("outcome", limits.get("spend") or {}),
+        LIMIT_EVENTS: _each(
+            "event", {"without_store": limits["withoutStore"], "remembered": limits["remembered"]}
+        ),
+        SPEND: _each("outcome", limits["spend"]),
         LIVE: [({}, limits["liveProcesses"])],
     }
 
@@ -168,6 +177,10 @@ def _each(label: str, counts: Mapping[str, Any], more: Labels | None = None) -> 
         for name, value in counts.items()
         if isinstance(value, int | float)
     ]
+
+
+def _snake(name: str) -> str:
+    return re.sub("([A-Z])", r"_\1", name).lower()
 
 
 def _labels(labels: Labels) -> str:

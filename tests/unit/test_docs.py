@@ -9,6 +9,7 @@ Building images and Docker Compose need Docker: `.ci/run` builds the images, tes
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import shlex
@@ -33,13 +34,20 @@ from cachepolicy.document import read_document, revision_of
 from cachepolicy.durations import Duration
 from cachepolicy.quantities import Quantity
 from cachepolicy.spec import CachePolicySpec, parse_spec
+from cachepolicy_cli import cli as mc
+from cachepolicy_cli import completion
+from cachepolicy_cli.failure import Exit
 from cachepolicy_operator import cli, report
 from cachepolicy_operator.metrics import Metrics
 from cachepolicy_operator.policyfile import read_policies
 from cachepolicy_operator.redis_look import DownReason
 from cachepolicy_operator.settings import OperatorSettings
 from cachepolicy_operator.validate import refused_edits
-from cachepolicy_runtime import CacheRuntime, keys
+from cachepolicy_runtime import CacheRuntime, exposition, keys
+from cachepolicy_runtime.asgi.endpoints import openapi
+from cachepolicy_runtime.asgi.endpoints.clear import ClearRequest
+from cachepolicy_runtime.asgi.endpoints.explain import ExplainRequest
+from cachepolicy_runtime.asgi.endpoints.warm import WarmBatch
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -52,6 +60,7 @@ CACHEPOLICY, RUNTIME, OPERATOR, GATEWAY, CACHING = (
     ROOT / "docs" / name
     for name in ("cachepolicy.md", "runtime.md", "operator.md", "gateway.md", "caching.md")
 )
+ENDPOINTS, MC = ROOT / "docs" / "endpoints.md", ROOT / "docs" / "mc.md"
 SOURCES = {
     "operator": ROOT / "operator" / "cachepolicy_operator",
     "runtime": ROOT / "runtime" / "cachepolicy_runtime",
@@ -155,7 +164,7 @@ def test_the_documented_revision_is_explained_as_it_is_made() -> None:
 async def test_the_documented_answers_have_the_fields_of_real_ones() -> None:
     """/cache/health and /cache/stats, by the shape of what a process in memory answers."""
     runtime = CacheRuntime.from_env(identify=lambda scope: None, environ={})
-    answers = {"reasons": runtime.health(), "process": runtime.stats()}
+    answers = {"reasons": runtime.health(), "process": await runtime.stats()}
     for field, real in answers.items():
         (block,) = (item for item in blocks("json") if f'"{field}"' in item.text)
         assert shape(json.loads(block.text)) == shape(real)
@@ -310,6 +319,41 @@ def test_every_option_of_dev_is_documented(capsys: pytest.CaptureFixture[str]) -
     assert {option for row in rows(prose(page)) for option in code(row[0])} == options
 
 
+def test_every_use_of_mc_is_one_that_it_takes() -> None:
+    """Parsed by the program itself, up to what the shell does with its output."""
+    assert named("mc")
+    for block, words in named("mc"):
+        own = list(itertools.takewhile(lambda word: not word.startswith(">"), words))
+        try:
+            mc.parser({}).parse_args(own)
+        except SystemExit:
+            pytest.fail(f"{block}: mc {' '.join(words)}")
+
+
+def test_every_option_of_mc_is_documented_with_its_default() -> None:
+    """And no other one; variables alike."""
+    tables = rows(prose(MC))
+    documented = {option for row in tables for option in code(row[0]) if option.startswith("--")}
+    parsers = [mc.parser({}), *completion.verbs(completion.verbs(mc.parser({}))["cache"]).values()]
+    assert documented == {word for parser in parsers for word in completion.options(parser)} - {"--help"}
+    variables = {code(row[1])[0]: row for row in tables if code(row[0]) and row[1].startswith("`MC_")}
+    in_code = {
+        node.value
+        for file in (ROOT / "runtime" / "cachepolicy_cli").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("MC_")
+    }
+    assert set(variables) == {name for name in in_code if name.isupper()}
+    parsed = mc.parser({}).parse_args(["cache", "stats"])
+    for row in variables.values():
+        field = code(row[0])[0].removeprefix("--").replace("-", "_")
+        assert next(iter(code(row[2])), None) == getattr(parsed, field)
+
+
+def test_exit_codes_of_mc_are_documented() -> None:
+    assert [int(row[0]) for row in rows(section(MC, "Exit codes"))] == sorted(Exit)
+
+
 def test_files_in_commands_exist() -> None:
     """Paths below manifests/ and crds/ are there; generated files are named as prepare.py writes them."""
     prepared = (ROOT / "manifests/compose/prepare.py").read_text()
@@ -360,7 +404,7 @@ def test_extras_exist() -> None:
     for page in PAGES:
         for extras in re.findall(r"(?:cachepolicy|'\.)\[([a-z,]+)\]", page.read_text()):
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), page
-        for script in re.findall(r"`(cachepolicy-gateway)`", page.read_text()):
+        for script in re.findall(r"`(cachepolicy-gateway|mc)`", page.read_text()):
             assert script in project["scripts"]
     documented = [
         code(row[0])[0] for row in rows(section(ROOT / "README.md", "Requirements")) if code(row[0])
@@ -661,6 +705,27 @@ def test_every_metric_is_documented() -> None:
         for metric, labels in collected(Metrics())
         if metric.name.startswith("cachepolicy_")
     }
+
+
+def test_every_metric_of_core_is_documented() -> None:
+    documented = {
+        code(row[0])[0]: tuple(code(row[1])) for row in rows(section(ENDPOINTS, "GET /cache/metrics"))
+    }
+    assert documented == {
+        f"{exposition.PREFIX}{family.name}": family.labels for family in exposition.FAMILIES
+    }
+
+
+def test_every_endpoint_is_documented_and_every_request_is_one_that_it_takes() -> None:
+    documented = {
+        name.split()[1] for row in rows(prose(ENDPOINTS)) for name in code(row[0]) if " /cache" in name
+    }
+    assert documented == {f"/cache{path}" for path in openapi.DOCUMENT["paths"]}
+    asked = [json.loads(block.text) for block in blocks("json") if block.page == ENDPOINTS]
+    assert sum("requests" in body and bool(WarmBatch.model_validate(body)) for body in asked) == 1
+    assert sum("tenant" in body and bool(ExplainRequest.model_validate(body)) for body in asked) == 1
+    bodies = [cell for row in rows(section(ENDPOINTS, "POST /cache/clear")) for cell in code(row[0])]
+    assert all(ClearRequest.model_validate_json(body) for body in bodies)
 
 
 def collected(metrics: Metrics) -> Iterator[tuple[Metric, set[str]]]:
