@@ -1,7 +1,8 @@
-"""The stored entries of one batch of embeddings: read in one round trip, written in one."""
+"""The stored entries of one batch of embeddings: read at once, written at once."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,8 +17,9 @@ from cachepolicy_runtime.vectors import FLOAT16, FLOAT32, WIDTHS, Blob, from_hal
 
 T = TypeVar("T")
 
-#: Inputs in one round trip: 1.5 MB at 1536 dimensions, which every deadline of the store allows for.
-ROUND_TRIP = 256
+#: Inputs in one command: 200 KB at 1536 dimensions. All commands of a batch leave together, and what came first is
+#: checked while the rest is on its way: the store is heard often, and the event loop is never held for long.
+PART = 32
 
 _FORMATS = {VectorEncoding.FLOAT32: FLOAT32, VectorEncoding.FLOAT16: FLOAT16}
 
@@ -52,38 +54,20 @@ class Entries:
         self._now_ms = now_ms
         self._store = view.store
         self._format = stored_as(places.rules)
+        self._opener = Opener(view.secret, places.stamp, self._format)
         self._worn: dict[Hashable, bytes] = {}
 
     async def read(self, dimensions: int | None) -> dict[Hashable, Blob]:
         """The known vectors; none where they are not of one length, the one that is asked for."""
-        names = list(self._places.names.values())
-        data = await self._fetch(names)
-        payloads = Opener(self._view.secret, self._places.stamp, self._format).payloads(names, data)
-        found = {
-            item: payload
-            for item, payload in zip(self._places.names, payloads, strict=True)
-            if payload is not None
-        }
-        if self._places.rules.expire_after is ExpireAfter.ACCESS:
-            self._worn = self._worn_of(found, data)
+        found: dict[Hashable, bytes] = {}
+        parts = _parts(list(self._places.names.items()))
+        for part in await asyncio.gather(*map(self._open, parts)):
+            found.update(part)
         sizes = set(map(len, found.values()))
         if len(sizes) > 1 or (dimensions and not sizes <= {dimensions * WIDTHS[self._format]}):
             self._worn.clear()
             return {}
         return _widened(found) if self._format == FLOAT16 else found
-
-    def _worn_of(
-        self, found: Mapping[Hashable, bytes], data: Iterable[bytes | None]
-    ) -> dict[Hashable, bytes]:
-        """Those in the second half of their time to live. An entry in steady use is so written twice in that time; a
-        command that moves its expiry would be sent at each hit, for the envelope says when it was written, not
-        when it was used."""
-        now_ms = self._now_ms()
-        return {
-            item: found[item]
-            for item, value in zip(self._places.names, data, strict=True)
-            if value is not None and item in found and _worn(value, now_ms)
-        }
 
     async def write(self, vectors: Mapping[Hashable, Blob]) -> dict[Hashable, Blob]:
         """Keep new vectors, and begin the time to live of worn entries anew. Returns the vectors as every later
@@ -104,24 +88,50 @@ class Entries:
         halves = {item: half for item, blob in vectors.items() if (half := to_half(blob)) is not None}
         return halves, {**vectors, **_widened(halves)}
 
+    async def _open(self, part: list[tuple[Hashable, str]]) -> dict[Hashable, bytes]:
+        """The valid payloads of one command's entries."""
+        names = [name for _, name in part]
+        data = await self._fetch(names)
+        payloads = self._opener.payloads(names, data)
+        found = {
+            item: payload for (item, _), payload in zip(part, payloads, strict=True) if payload is not None
+        }
+        if self._places.rules.expire_after is ExpireAfter.ACCESS:
+            self._note_worn(part, data, found)
+        return found
+
+    def _note_worn(
+        self,
+        part: list[tuple[Hashable, str]],
+        data: Iterable[bytes | None],
+        found: Mapping[Hashable, bytes],
+    ) -> None:
+        """Those in the second half of their time to live. An entry in steady use is so written twice in that time; a
+        command that moves its expiry would be sent at each hit, for the envelope says when it was written, not
+        when it was used."""
+        now_ms = self._now_ms()
+        for (item, _), value in zip(part, data, strict=True):
+            if value is not None and item in found and _worn(value, now_ms):
+                self._worn[item] = found[item]
+
     async def _fetch(self, names: list[str]) -> list[bytes | None]:
-        """Once the shared store fails, the rest comes from this process's memory."""
-        data: list[bytes | None] = []
-        for part in _parts(names):
-            try:
-                data += await self._store.mget(part)
-            except StoreUnavailable:
-                self._leave_the_store()
-                data += await self._store.mget(part)
-        return data
+        """From this process's memory where the shared store fails."""
+        try:
+            return await self._store.mget(names)
+        except StoreUnavailable:
+            self._leave_the_store()
+            return await self._store.mget(names)
 
     async def _put(self, payloads: Mapping[Hashable, bytes]) -> None:
-        for part in _parts([self._item(self._places.names[key], data) for key, data in payloads.items()]):
-            try:
-                await self._store.mput(part)
-            except StoreUnavailable:
-                self._leave_the_store()
-                await self._store.mput(part)
+        items = [self._item(self._places.names[item], payload) for item, payload in payloads.items()]
+        await asyncio.gather(*map(self._put_part, _parts(items)))
+
+    async def _put_part(self, items: list[CacheItem]) -> None:
+        try:
+            await self._store.mput(items)
+        except StoreUnavailable:
+            self._leave_the_store()
+            await self._store.mput(items)
 
     def _item(self, name: str, payload: bytes) -> CacheItem:
         ttl_ms = self._places.rules.ttl.milliseconds
@@ -129,12 +139,13 @@ class Entries:
         return CacheItem(name, pack(self._view.secret, name, entry, compress_from=None), ttl_ms)
 
     def _leave_the_store(self) -> None:
-        self._counts.store_failures += 1
-        self._store = self._view.fallback
+        if self._store is not self._view.fallback:
+            self._counts.store_failures += 1
+            self._store = self._view.fallback
 
 
 def _parts(whole: list[T]) -> list[list[T]]:
-    return [whole[start : start + ROUND_TRIP] for start in range(0, len(whole), ROUND_TRIP)]
+    return [whole[start : start + PART] for start in range(0, len(whole), PART)]
 
 
 def _worn(data: bytes, now_ms: int) -> bool:

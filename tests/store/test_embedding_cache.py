@@ -12,7 +12,7 @@ from tests.stores import STORE_KINDS, Stores, opened
 from cachepolicy import Identity
 from cachepolicy.caches import EmbeddingCache, ExpireAfter, VectorEncoding
 from cachepolicy.durations import Duration
-from cachepolicy_runtime.embedding_entries import ROUND_TRIP
+from cachepolicy_runtime.embedding_entries import PART
 from cachepolicy_runtime.embeddings import Embeddings, IndexedVector
 
 WHO = Identity("acme", "ann")
@@ -41,9 +41,9 @@ class Provider:
 
 @pytest.mark.parametrize("encoding", list(VectorEncoding))
 async def test_a_batch_of_megabytes_comes_back_whole(stores: Stores, encoding: VectorEncoding) -> None:
-    """More than one round trip, vectors as large as real ones, a third of them known."""
+    """Several commands at once, vectors as large as real ones, a third of them known."""
     cache = Embeddings(Policy(store=stores.cache, embeddings=EmbeddingCache(encoding=encoding)).view)
-    texts, provider = [f"paragraph {number}" for number in range(ROUND_TRIP + 50)], Provider()
+    texts, provider = [f"paragraph {number}" for number in range(8 * PART + 50)], Provider()
     await cache.get_or_embed(texts[::3], provider, model="m", identity=WHO)
     got = await cache.get_or_embed(texts, provider, model="m", identity=WHO)
     assert provider.asked == len(texts)

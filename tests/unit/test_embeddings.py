@@ -16,7 +16,7 @@ from cachepolicy import Identity
 from cachepolicy.caches import CacheMode, EmbeddingCache, ExpireAfter, VectorEncoding
 from cachepolicy.durations import Duration
 from cachepolicy.purge import Purge
-from cachepolicy_runtime.embedding_entries import ROUND_TRIP
+from cachepolicy_runtime.embedding_entries import PART
 from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, Embeddings, IndexedVector
 from cachepolicy_runtime.store.port import StoreUnavailable
 from cachepolicy_runtime.vectors import to_blob, to_floats
@@ -108,10 +108,10 @@ async def test_a_batch_that_is_known_asks_nobody() -> None:
     assert got.cache_status == "CachePolicy; hit"
 
 
-async def test_a_very_large_batch_takes_several_round_trips() -> None:
-    """So that none outlasts the store's deadline."""
+async def test_a_large_batch_takes_several_commands() -> None:
+    """So that none is an answer of megabytes."""
     store, provider = SpyStore(), Provider()
-    texts = [f"text {number}" for number in range(ROUND_TRIP + 1)]
+    texts = [f"text {number}" for number in range(PART + 1)]
     got = await embed(Embeddings(Policy(store=store).view), provider, texts)
     assert store.trips == ["mget", "mget"]
     assert got.vectors == [vector_of(text) for text in texts]
@@ -427,12 +427,12 @@ class PartlyAway(SpyStore):
 
 async def test_what_was_read_before_the_store_failed_is_used() -> None:
     """And the rest is asked for and kept in this process."""
-    texts = [f"text {number}" for number in range(2 * ROUND_TRIP)]
+    texts = [f"text {number}" for number in range(2 * PART)]
     store, provider = PartlyAway([True] * 4 + [True, False] + [True, False]), Provider()
     cache = Embeddings(Policy(store=store).view)
     await embed(cache, provider, texts)
     got = await embed(cache, provider, texts)
-    assert (got.hits, got.computed) == (ROUND_TRIP, ROUND_TRIP)
+    assert (got.hits, got.computed) == (PART, PART)
     assert got.vectors == [vector_of(text) for text in texts]
     assert (await embed(cache, provider, texts)).computed == 0
 
