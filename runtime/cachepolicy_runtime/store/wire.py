@@ -20,6 +20,9 @@ Reply: TypeAlias = "bytes | int | ErrorReply | list[Reply] | None"
 
 #: A longer value is collected in pieces instead of being looked for again with every piece that comes.
 _LONG = 1 << 16
+#: The end of one argument and the head of the next one, by its length.
+_SHORT = 1024
+_HEADS = tuple(b"\r\n$%d\r\n" % size for size in range(_SHORT))
 _INTEGERS = re.compile(rb":-?[0-9]+\r\n(?::-?[0-9]+\r\n)*").match
 
 
@@ -34,11 +37,17 @@ def pack(command: Command) -> bytes:
 
 def pack_arguments(arguments: Iterable[Argument]) -> bytes:
     """Arguments without the head that counts them."""
-    values = [
-        one.encode() if type(one) is str else one if type(one) is bytes else _encoded(one)
-        for one in arguments
-    ]
-    return b"".join([b"$%d\r\n%b\r\n" % (len(value), value) for value in values])
+    parts: list[bytes] = []
+    for one in arguments:
+        value = one.encode() if type(one) is str else one if type(one) is bytes else _encoded(one)
+        size = len(value)
+        parts.append(_HEADS[size] if size < _SHORT else b"\r\n$%d\r\n" % size)
+        parts.append(value)
+    if not parts:
+        return b""
+    parts[0] = parts[0][2:]
+    parts.append(b"\r\n")
+    return b"".join(parts)
 
 
 def _encoded(value: Argument) -> bytes:
