@@ -71,5 +71,5 @@ def _lines(show: Show, told: dict[str, Any]) -> list[Any]:
             )
         )
         if nearest["differs"]:
-            lines.append(show.table("field", ("field", "is"), nearest["differs"].items()))
+            lines.append(show.table("field", ("field", "is"), nearest["differs"].items(), texts=2))
     return lines

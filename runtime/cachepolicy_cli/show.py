@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -36,8 +38,10 @@ class Show:
     def json(self, content: Mapping[str, Any]) -> None:
         print(json.dumps(content, indent=2 if self.terminal else None, ensure_ascii=False), flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> RenderableType:
-        """The first column is text, the others are numbers to the right."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, texts: int = 1
+    ) -> RenderableType:
+        """The first ``texts`` columns are text, the others are numbers to the right."""
         made = Table(
             title=title if self.terminal else None,
             title_justify="left",
@@ -45,12 +49,16 @@ class Show:
             box=box.SIMPLE_HEAD if self.terminal else None,
             pad_edge=False,
         )
-        made.add_column(columns[0] if self.terminal else f"{title}:", no_wrap=True)
-        for name in columns[1:]:
-            made.add_column(name, justify="right", no_wrap=True)
+        first = columns[0] if self.terminal else f"{title}:"
+        for number, name in enumerate((first, *columns[1:])):
+            made.add_column(name, justify="left" if number < texts else "right", no_wrap=True)
         for row in rows:
             made.add_row(*(Text(spelled(cell)) for cell in row))
         return made
+
+    def beside(self, *parts: RenderableType) -> RenderableType:
+        """Next to each other where there is room for it, else one below the other."""
+        return Columns(parts, padding=(0, 4)) if self.terminal else Group(*parts)
 
     def line(self, *parts: tuple[str, str] | str) -> RenderableType:
         """One line of pieces, each text or (text, style)."""
@@ -66,6 +74,11 @@ def spelled(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def words(name: str) -> str:
+    """``liveProcesses`` as people write it."""
+    return re.sub("([A-Z])", r" \1", name).lower()
 
 
 def percent(ratio: float | None) -> str:
