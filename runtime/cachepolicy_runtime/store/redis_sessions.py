@@ -17,6 +17,7 @@ from cachepolicy_runtime.store.port import (
 )
 from cachepolicy_runtime.store.replies import blob, integer, items
 from cachepolicy_runtime.store.transport import Transport
+from cachepolicy_runtime.store.wire import pack
 
 #: Sessions that one script removes; Redis does nothing else meanwhile.
 _CHUNK = 500
@@ -30,17 +31,12 @@ class RedisSessionStore:
     def __init__(self, transport: Transport, keys: KeyLayout) -> None:
         self._transport = transport
         self._epoch = keys.epoch
+        self._load = _load_template(keys.epoch)
 
     async def load(self, key: str, *, idle_ms: int, absolute_ms: int) -> SessionRead:
-        replies = await self._transport.pipeline(
-            (
-                ("HMGET", key, *_FIELDS),
-                ("PEXPIRE", key, idle_ms),
-                ("GET", self._epoch),
-                ("TIME",),
-            )
-        )
-        found, _, epoch, time = replies
+        name, idle = key.encode(), b"%d" % idle_ms
+        packed = self._load % (len(name), name, len(name), name, len(idle), idle)
+        found, _, epoch, time = await self._transport.packed(packed, 4)
         read = _plain(found, epoch, time, idle_ms, absolute_ms)
         return read or await self._load_by_script(key, idle_ms, absolute_ms)
 
@@ -96,6 +92,13 @@ class RedisSessionStore:
             SessionEntry(blob(key).decode(), integer(created), integer(used), _text(label))
             for key, created, used, label in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         ]
+
+
+def _load_template(epoch: str) -> bytes:
+    """The commands of a load, but for the key (twice) and the idle time, each after its length."""
+    hole = "\0"
+    commands = (("HMGET", hole, *_FIELDS), ("PEXPIRE", hole, hole), ("GET", epoch), ("TIME",))
+    return b"".join(map(pack, commands)).replace(b"%", b"%%").replace(b"$1\r\n\0", b"$%d\r\n%b")
 
 
 def _plain(found: Reply, epoch: Reply, time: Reply, idle_ms: int, absolute_ms: int) -> SessionRead | None:
