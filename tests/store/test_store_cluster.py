@@ -196,3 +196,12 @@ async def test_a_server_of_its_own_is_refused_as_a_node_of_a_cluster(valkey_port
 def valkey_port() -> Iterator[int]:
     with node() as made:
         yield made.port
+
+
+async def test_a_question_to_all_reaches_every_node(transport: ClusterTransport) -> None:
+    """Such as INFO: one answer from each that holds data."""
+    for key in KEYS:
+        await transport.call("SET", key, b"v")
+    counts = await transport.each("DBSIZE")
+    assert len(counts) == 3
+    assert sum(count for count in counts if isinstance(count, int)) == len(KEYS)

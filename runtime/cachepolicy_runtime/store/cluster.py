@@ -109,6 +109,11 @@ class ClusterTransport:
         )
         return _in_order(parts.values(), done)
 
+    async def each(self, *command: Argument) -> list[Reply]:
+        await self._know_owners()
+        nodes = [self._node(place) for place in dict.fromkeys(self._owners)]
+        return await asyncio.gather(*(node.call(*command) for node in nodes))
+
     def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
         raise TypeError("a cluster has to see the keys: use call, pipeline or script")
 

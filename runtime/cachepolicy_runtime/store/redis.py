@@ -107,6 +107,9 @@ class RedisTransport:
         replies = await self.packed(b"".join(map(pack, commands)), len(commands))
         return replies if len(commands) > 1 else [replies]
 
+    async def each(self, *command: Argument) -> list[Reply]:
+        return [await self.call(*command)]
+
     def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
         answer = asyncio.get_running_loop().create_future()
         self._submit(answer, commands, wanted)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 from cachepolicy_runtime.store.errors import StoreUnavailable
 from cachepolicy_runtime.store.replies import blob
@@ -15,8 +14,7 @@ from cachepolicy_runtime.store.transport import Transport
 FRESH_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFigures:
+class ServerFigures(NamedTuple):
     """What a server says about itself; None where it does not.
 
     Attributes:
@@ -70,9 +68,20 @@ class ServerInfo:
 
 async def _ask(server: Transport) -> ServerFigures:
     try:
-        return parse_info(blob(await server.call("INFO", "memory", "keyspace", "stats")).decode())
+        replies = await server.each("INFO", "memory", "keyspace", "stats")
+        return sum_of(parse_info(blob(reply).decode()) for reply in replies)
     except StoreUnavailable:
         return ServerFigures()
+
+
+def sum_of(figures: Iterable[ServerFigures]) -> ServerFigures:
+    """Those of all servers of a cluster together; what one of them does not tell is unknown."""
+    return ServerFigures(*(_total(column) for column in zip(*figures, strict=True)))
+
+
+def _total(column: tuple[int | None, ...]) -> int | None:
+    known = [number for number in column if number is not None]
+    return sum(known) if len(known) == len(column) else None
 
 
 def parse_info(info: str) -> ServerFigures:

@@ -65,6 +65,10 @@ class Transport(Protocol):
         """Several commands in one round trip, no transaction; raises if any of them failed."""
         ...
 
+    async def each(self, *command: Argument) -> list[Reply]:
+        """One command at every server that holds data: one reply each."""
+        ...
+
     def packed(self, commands: bytes, wanted: int) -> asyncio.Future[Any]:
         """``wanted`` commands that the caller has packed (``wire.pack``), as a future of their replies, or of the
         one. A cluster has to see the keys and raises ``TypeError``."""
