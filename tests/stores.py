@@ -28,6 +28,7 @@ from cachepolicy_runtime.store.redis_stores import (
 
 SCRIPTS = (
     "acknowledge",
+    "beat",
     "lease_release",
     "lease_renew",
     "limits",

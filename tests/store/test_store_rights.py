@@ -13,6 +13,7 @@ from cachepolicy import names
 from cachepolicy.identity import Identity
 from cachepolicy_operator.resources.acl import setuser_arguments
 from cachepolicy_operator.resources.credentials import Credentials as Made
+from cachepolicy_runtime.store.cluster_control import ClusterControlStore
 from cachepolicy_runtime.store.endpoint import Credentials, fixed, parse_url
 from cachepolicy_runtime.store.leases import RedisLeaseStore
 from cachepolicy_runtime.store.lua import script
@@ -70,6 +71,7 @@ async def test_every_verb_works_as_core(core: RedisTransport) -> None:
     assert "all" in await stores.control.stamps()
     await stores.control.set_stamps(["all"])
     assert (await stores.control.acknowledge("pod/1/x", b"{}")).live == 1
+    assert (await ClusterControlStore(core, LAYOUT).acknowledge("pod/1/x", b"{}")).live == 1
     await stores.control.withdraw("pod/1/x")
     assert await stores.control.document() == b"the document"
     async with aclosing(stores.control.wakes()) as wakes:

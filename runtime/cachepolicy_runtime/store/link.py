@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from cachepolicy_runtime.store.endpoint import Credentials
 from cachepolicy_runtime.store.failures import ErrorReply, reason_of
@@ -147,8 +147,7 @@ class Link(asyncio.Protocol):
     # --- what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream's, as asked for
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # a stream's; uvloop's are no subclass
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
