@@ -103,6 +103,13 @@ def node(*options: str) -> Iterator[Node]:
 
 # --- a cluster
 
+_CLUSTER = (
+    *("--cluster-enabled", "yes"),
+    *("--cluster-node-timeout", "2000"),
+    *("--cluster-require-full-coverage", "no"),
+    *("--repl-diskless-sync-delay", "0"),
+)
+
 
 @dataclass
 class Cluster:
@@ -133,19 +140,22 @@ class Cluster:
         for node in self.nodes:
             node.ask("FLUSHALL")
 
+    @contextmanager
+    def replica_of(self, primary: Node) -> Iterator[Node]:
+        """One more node, which has what this one has."""
+        with node(*_CLUSTER) as made:
+            made.ask("CLUSTER", "MEET", "127.0.0.1", primary.port)
+            wait_until(lambda: self.name(primary) in str(made.ask("CLUSTER", "NODES")))
+            made.ask("CLUSTER", "REPLICATE", self.name(primary))
+            wait_until(lambda: "connected_slaves:1" in _replication(primary))
+            wait_until(lambda: all(self.name(made) in str(one.ask("CLUSTER", "NODES")) for one in self.nodes))
+            yield made
+
 
 @contextmanager
 def cluster(count: int = 3) -> Iterator[Cluster]:
-    options = (
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        "2000",
-        "--cluster-require-full-coverage",
-        "no",
-    )
     with ExitStack() as stack:
-        nodes = [stack.enter_context(node(*options)) for _ in range(count)]
+        nodes = [stack.enter_context(node(*_CLUSTER)) for _ in range(count)]
         for number, each in enumerate(nodes):
             bounds = [SLOTS * (number + end) // count for end in (0, 1)]
             each.ask("CLUSTER", "ADDSLOTSRANGE", bounds[0], bounds[1] - 1)

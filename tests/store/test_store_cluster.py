@@ -160,6 +160,26 @@ async def test_a_node_that_is_gone_costs_its_own_keys_only_and_says_so() -> None
         await transport.aclose()
 
 
+async def test_a_replica_that_takes_over_is_found() -> None:
+    with cluster() as three, three.replica_of(three.nodes[0]) as replica:
+        transport = transport_over(three, TransportSettings(deadline_s=1.0))
+        store = RedisCacheStore(transport)
+        await store.mput([CacheItem(key, b"x", 600_000) for key in KEYS])
+        three.nodes[0].ask("WAIT", 1, 5000)
+        three.nodes[0].kill()
+        lost = [key for key in KEYS if three.owner(slot_of(key)) is three.nodes[0]]
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    assert await store.mget(lost) == [b"x"] * len(lost)
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
+        assert "master" in str(replica.ask("ROLE"))
+        assert transport.available, "a node that has no slot any more is not asked for its health"
+        await transport.aclose()
+
+
 async def test_a_cluster_of_which_no_node_answers_fails_in_time() -> None:
     address, credentials = parse_url("redis+cluster://127.0.0.1:1,127.0.0.1:2")
     transport = ClusterTransport("cache", address, fixed(credentials), TransportSettings(deadline_s=0.1))
