@@ -20,6 +20,7 @@ STALE = "stale"
 STALE_IF_ERROR = "stale-if-error"
 WAITED_ENOUGH = "coalesce-timeout"
 
+_HIT = f"{CACHE_NAME}; hit; ttl="
 _NOT_CACHED = Answer(
     504,
     orjson.dumps(
@@ -69,8 +70,7 @@ class Inspection:
 
 def hit_status(ttl_s: int, detail: str) -> str:
     """Served without asking; ``ttl_s`` is below 0 for what is stale."""
-    told = f"{CACHE_NAME}; hit; ttl={ttl_s}"
-    return f"{told}; detail={detail}" if detail else told
+    return f"{_HIT}{ttl_s}; detail={detail}" if detail else f"{_HIT}{ttl_s}"
 
 
 def forwarded(how: str, *more: str) -> str:

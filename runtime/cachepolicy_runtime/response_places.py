@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cachepolicy.caches import CacheMode
 from cachepolicy.identity import Identity
@@ -65,14 +65,19 @@ class Place:
         return f"{self.name}:{self.stamp}"
 
 
+#: Tenant, user, provider, model.
+_Caller = tuple[str, "str | None", str, "str | None"]
+
+
 class _Home(NamedTuple):
-    """What the places of one caller's entries of one model have in common."""
+    """What the places of one caller's entries of one model have in common; ``highest`` is of temperatures."""
 
     scope: str
     names: str
     stamp: str | None
     tenant: str | None
     local: bool
+    highest: float | None
 
 
 class Places:
@@ -80,7 +85,7 @@ class Places:
 
     def __init__(self) -> None:
         self._view: CacheView | None = None
-        self._homes: dict[tuple[str, str | None, str, str | None], _Home | str] = {}
+        self._homes: dict[_Caller, _Home | str] = {}
         self._tagged: dict[tuple[str | None, str, str | None, tuple[str, ...]], str | None] = {}
 
     def of(
@@ -95,11 +100,14 @@ class Places:
         rules = view.responses
         if rules is None or identity is None:
             return "no-policy" if rules is None else "no-identity"
+        if view is not self._view:
+            self._forget(view)
         model = request.model
-        home = self._home(view, rules, identity, provider, model)
+        known = (identity.tenant, identity.user, provider, model)
+        home = self._homes.get(known) or self._add(known, _home_of(view, rules, identity, provider, model))
         if isinstance(home, str):
             return home
-        if (why := _unfit(request, rules)) is not None:
+        if (why := _unfit(request.body, home.highest)) is not None:
             return why
         if home.stamp is None:
             return "purge-state-unknown"
@@ -119,27 +127,22 @@ class Places:
         tags: tuple[str, ...],
     ) -> str | None:
         """The combined stamp of an entry with tags; None while a purge could have been missed."""
-        self._forget(view)
+        if view is not self._view or len(self._tagged) > _MAX_KNOWN:
+            self._forget(view)
         known = (tenant, provider, model, tags)
         if known not in self._tagged:
             self._tagged[known] = view.stamp_of(Scope(KIND, tenant, provider, model, tags))
         return self._tagged[known]
 
-    def _home(
-        self, view: CacheView, rules: ResponseCache, identity: Identity, provider: str, model: str | None
-    ) -> _Home | str:
-        self._forget(view)
-        known = (identity.tenant, identity.user, provider, model)
-        try:
-            return self._homes[known]
-        except KeyError:
-            found = self._homes[known] = _home_of(view, rules, identity, provider, model)
-            return found
+    def _add(self, known: _Caller, home: _Home | str) -> _Home | str:
+        """Bounded, for callers choose names of models."""
+        if len(self._homes) >= _MAX_KNOWN:
+            self._homes.clear()
+        self._homes[known] = home
+        return home
 
     def _forget(self, view: CacheView) -> None:
-        """Everything, with another view; and at the bound, for callers choose names of models."""
-        if view is not self._view or len(self._homes) + len(self._tagged) > _MAX_KNOWN:
-            self._view, self._homes, self._tagged = view, {}, {}
+        self._view, self._homes, self._tagged = view, {}, {}
 
 
 def _home_of(
@@ -153,7 +156,9 @@ def _home_of(
     tenant = None if rules.scope is CacheScope.GLOBAL else identity.tenant
     stamp = view.stamp_of(Scope(KIND, tenant, provider, model))
     local = rules.local is not None and rules.mode is CacheMode.ENFORCE
-    return _Home(scope, view.layout.response(scope, provider, ""), stamp, tenant, local)
+    highest = rules.cacheable.max_temperature
+    names = view.layout.response(scope, provider, "")
+    return _Home(scope, names, stamp, tenant, local, None if highest is None else float(highest.value))
 
 
 def scope_of(rules: ResponseCache, identity: Identity | None) -> str | None:
@@ -167,14 +172,12 @@ def scope_of(rules: ResponseCache, identity: Identity | None) -> str | None:
     return user_scope(identity.tenant, identity.user) if identity.user is not None else None
 
 
-def _unfit(request: UpstreamRequest, rules: ResponseCache) -> str | None:
-    body = request.body
+def _unfit(body: Mapping[str, Any], highest: float | None) -> str | None:
     if body.get("stream"):
         return "stream"
     if body.get("conversation") or body.get("background"):
         return "stateful"  # the provider does more than answer, and a hit would leave that out
-    highest = rules.cacheable.max_temperature
-    if highest is not None and _above(body.get("temperature"), float(highest.value)):
+    if highest is not None and _above(body.get("temperature"), highest):
         return "temperature"
     return None
 
