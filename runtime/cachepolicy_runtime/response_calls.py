@@ -178,10 +178,13 @@ class Calls:
             self._background.spawn(self._refresh(trip, call, self._flights.begin(trip.entry)))
 
     async def _refresh(self, trip: Trip, call: Call[A], flight: Flight) -> None:
-        lease, found = None, None
+        lease: Lease | None = None
+        found: Found | None = None
+        mine = False
         try:
             lease = await self._claim(trip)
-            if lease is not None:
+            mine = lease is not None or trip.store is not trip.view.store
+            if mine:
                 found = (await self._ask(trip, call))[1]
         except Exception:  # noqa: S110 - the caller has his answer, and the counts tell; a later one tries again
             pass
@@ -190,12 +193,16 @@ class Calls:
             self._flights.end(trip.entry, flight, found or Alone.APART)
             if lease is not None:
                 lease.release(0 if found is not None else FAILED_MS)
+            if mine:
                 self._counts.refreshed += found is not None
                 self._counts.refresh_failures += found is None
 
     async def _claim(self, trip: Trip) -> Lease | None:
-        """The right to renew; None where somebody else has it, or has renewed already."""
+        """The right to renew; None where somebody else has it, or has renewed already. In this process's memory
+        there is no lease."""
         view, place = trip.view, trip.place
+        if trip.store is not view.store:
+            return None
         turn = await self._leases.claim(
             view.leases, place.lease, place.name, lambda data: self._lookup.judge(trip, data)
         )

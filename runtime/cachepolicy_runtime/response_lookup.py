@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachepolicy.stamps import tags_of
+from cachepolicy.stamps import MAX_TAGS, tags_of
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CacheView
 from cachepolicy_runtime.first_level import FirstLevel
@@ -66,11 +66,10 @@ class Lookup:
 
     def trip(self, view: CacheView, place: Place, asked: Asked, tags: tuple[str, ...]) -> Trip:
         """Raises ``ValueError`` for tags that are none."""
-        stamp: str | None = place.stamp
+        trip = Trip(view, place, asked, (), place.stamp, view.store)
         if tags:
-            tags = tags_of(tags)
-            stamp = self._places.stamp(view, place.tenant, place.provider, place.model, tags)
-        return Trip(view, place, asked, tags, stamp or place.stamp, view.store)
+            self._tag(trip, tags_of(tags))
+        return trip
 
     def local(self, view: CacheView, place: Place, now_ms: int) -> Found | None:
         """From the first level."""
@@ -104,6 +103,8 @@ class Lookup:
                 self._keep(trip.place, found, now_ms)
             return found
         trip.how = "fwd=request" if trip.use is Use.REFUSED else "fwd=stale"
+        if found.facts.tags:  # its successor is emptied by the same purges
+            self._tag(trip, tuple(sorted({*trip.tags, *found.facts.tags})[:MAX_TAGS]))
         return None
 
     async def store(self, trip: Trip, answer: Answer, facts: Facts) -> tuple[Found, bool]:
@@ -122,6 +123,11 @@ class Lookup:
         self._counts.stored += 1
         self._keep(place, found, now_ms)
         return found, True
+
+    def _tag(self, trip: Trip, tags: tuple[str, ...]) -> None:
+        place = trip.place
+        stamp = self._places.stamp(trip.view, place.tenant, place.provider, place.model, tags)
+        trip.tags, trip.stamp = tags, stamp or place.stamp
 
     def _valid(self, view: CacheView, place: Place, found: Found) -> bool:
         """Nothing that covers the entry, its own tags included, was purged since."""

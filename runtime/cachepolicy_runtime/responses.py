@@ -99,9 +99,9 @@ class Responses:
                 self.counts.local_hits += 1
                 return self._hit(place, found, now_ms, IN_PROCESS)
         trip = self._lookup.trip(view, place, asked, tags)
-        if place.rules.mode is CacheMode.SHADOW:
+        if place.rules.mode is CacheMode.SHADOW and not asked.only_if_cached:
             return await self._calls.shadow(trip, call)
-        if asked.no_cache:
+        if asked.no_cache or place.rules.mode is CacheMode.SHADOW:
             trip.how = "fwd=request"
         else:
             await self._lookup.look(trip)
@@ -163,7 +163,7 @@ class Responses:
         if found.age_ms(now_ms) >= found.ttl_ms:
             self.counts.stale_served += 1
             where = STALE
-        if trip.use is Use.REVALIDATE:
+        if trip.use is Use.REVALIDATE and not (trip.asked.no_store or trip.asked.only_if_cached):
             self._calls.refresh_soon(trip, call)
         return self._hit(trip.place, found, now_ms, where)
 

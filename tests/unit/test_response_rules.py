@@ -153,6 +153,15 @@ async def test_shadow_asks_each_time_and_counts_what_it_would_have_found() -> No
     assert (await ask(cache, Provider())).hit
 
 
+async def test_shadow_does_not_ask_for_who_wants_only_what_is_cached() -> None:
+    """It has nothing for him."""
+    cache, _ = cache_of(mode=CacheMode.SHADOW)
+    call = Provider()
+    await ask(cache, call)
+    got = await ask(cache, call, replace(REQUEST, cache_control="only-if-cached"))
+    assert (got.answer.status, call.calls) == (504, 1)
+
+
 async def test_shadow_tells_answers_that_say_the_same() -> None:
     """Ids and times differ each time."""
     cache, _ = cache_of(mode=CacheMode.SHADOW)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import orjson
 import pytest
 from tests.caches import (
+    ALICE,
     REQUEST,
+    AwayStore,
     Clock,
     HeldProvider,
     Policy,
@@ -289,6 +291,41 @@ async def test_tags_belong_to_the_entry_and_not_to_its_reader() -> None:
     assert (await ask(site.cache, Provider())).hit
     site.policy.stamps = {"all": "1", "tag=faq": "1"}
     assert not (await ask(site.cache, Provider())).hit
+
+
+async def test_a_renewed_answer_keeps_the_tags_of_the_one_before() -> None:
+    """Whoever's request renewed it."""
+    site = Site()
+    await ask(site.cache, Provider(), tags=("faq",))
+    site.pass_s(105)
+    await ask(site.cache, Provider(), tags=("de",))
+    await settled()
+    assert (await ask(site.cache, Provider())).cache_status == "CachePolicy; hit; ttl=100"
+    for tag in ("faq", "de"):
+        site.policy.stamps = {"all": "1", f"tag={tag}": "1"}
+        assert (await site.cache.inspect(REQUEST, provider="openai", identity=ALICE)).result == "miss"
+
+
+@pytest.mark.parametrize("cache_control", ["no-store", "only-if-cached"])
+async def test_a_request_that_must_leave_nothing_behind_renews_nothing(cache_control: str) -> None:
+    site, call = Site(), Provider()
+    await ask(site.cache, call)
+    site.pass_s(105)
+    assert (await ask(site.cache, call, replace(REQUEST, cache_control=cache_control))).hit
+    await settled()
+    assert call.calls == 1
+
+
+async def test_what_the_process_remembers_is_renewed_too_while_the_store_is_away() -> None:
+    """Without a lease: there is nobody to share it with."""
+    site, call = Site(), Provider()
+    site.policy.store = AwayStore()
+    await ask(site.cache, call)
+    site.pass_s(105)
+    await ask(site.cache, call)
+    await settled()
+    assert (await ask(site.cache, call)).cache_status == "CachePolicy; hit; ttl=100; detail=memory"
+    assert (call.calls, site.cache.counts.refreshed) == (2, 1)
 
 
 async def test_wrong_tags_are_an_error_of_the_caller() -> None:
