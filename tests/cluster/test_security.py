@@ -150,7 +150,6 @@ def test_nobody_gets_into_redis_without_a_password(policy: Policy) -> None:
         ("update", "cachepolicies.cache.masterclaw.io"),
         ("patch", "cachepolicies.cache.masterclaw.io"),
         ("delete", "cachepolicies.cache.masterclaw.io"),
-        ("create", "pods"),
         ("create", "pods/exec"),
         ("get", "pods/log"),
         ("delete", "persistentvolumeclaims"),
