@@ -13,14 +13,18 @@ from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.session import Session
+from cachepolicy_runtime.spend import LimitedError
+from cachepolicy_runtime.streams import ByteStream
 
 __all__ = [
     "Answer",
+    "ByteStream",
     "CacheRuntime",
     "Embedded",
     "EmbeddingError",
     "Identity",
     "IndexedVector",
+    "LimitedError",
     "Outcome",
     "RateLimitMiddleware",
     "Session",
