@@ -15,6 +15,7 @@ key                                   type    content
 ``P:c:{<scope>}:r:<provider>:<d>``    string  one cached response
 ``P:c:{<scope>}:r:…:<d>:<stamp>``     string  lease: which replica asks the provider for that response, for seconds
 ``P:c:{<scope>}:e:<model>:<d>``       string  one cached embedding
+``P:c:{<scope>}:i:<provider>:<name>``  set     names of values that can be listed
 ``P:released``                        channel name of a lease that was given back, on the cache server
 ``P:ack``                             zset    member → server time (ms) of its last acknowledgement
 ``P:ack:<member>``                    string  its acknowledgement, JSON, for 10 s
@@ -108,6 +109,10 @@ class KeyLayout:
 
     def embedding(self, scope: str, model: str, digest: str) -> str:
         return f"{self.prefix}:c:{{{scope}}}:e:{encode(model)}:{digest}"
+
+    def index(self, scope: str, provider: str, name: str) -> str:
+        """The names of values that were stored under one name, for listing them."""
+        return f"{self.prefix}:c:{{{scope}}}:i:{encode(provider)}:{encode(name)}"
 
     @property
     def acknowledgements(self) -> str:

@@ -143,5 +143,7 @@ class Lookup:
             if self._first:
                 self._first.clear()
             return
+        if not place.local:
+            return
         until = min(found.stored_at_ms + found.ttl_ms, now_ms + local.ttl.milliseconds)
         self._first.put(place.name, found, until, local.max_bytes.bytes)

@@ -58,6 +58,7 @@ from cachepolicy_runtime.sessions import SessionPolicy, Sessions
 from cachepolicy_runtime.settings import RuntimeSettings
 from cachepolicy_runtime.spend import Call, Spending, SpendView
 from cachepolicy_runtime.store.endpoint import FileCredentials
+from cachepolicy_runtime.store.indexes import IndexStore
 from cachepolicy_runtime.store.server_info import ServerInfo
 from cachepolicy_runtime.stores import MemoryStores
 from cachepolicy_runtime.streams import ByteStream
@@ -206,7 +207,8 @@ class CacheRuntime(Clients):
         """Who calls, asked once for each request."""
         if _WHO not in scope:
             who = self._identify(scope)
-            scope[_WHO] = await who if inspect.isawaitable(who) else who
+            at_once = who is None or isinstance(who, Identity)  # asking for an awaitable takes longer
+            scope[_WHO] = await who if not at_once and inspect.isawaitable(who) else who
         found: Identity | None = scope[_WHO]
         return found
 
@@ -228,16 +230,28 @@ class CacheRuntime(Clients):
         self.control.enforces(section)
 
     @property
+    def indexes(self) -> IndexStore:
+        """Where values that can be listed are named."""
+        return self._active.stores.indexes
+
+    @property
     def session_policy(self) -> SessionPolicy | None:
         """The rules of sessions; None where the policy has none."""
         return self._active.sessions
 
     async def admit(self, scope: Scope) -> Decision:
         """Count a request against every limit that applies to it, in all of them or in none."""
-        active = self._active
-        limits = active.limits.without(self._named_limits)
-        if not limits:
+        active = self._following.active
+        limits = active.limits
+        if self._named_limits:
+            limits = limits.without(self._named_limits)
+        if not limits.any:
             return UNLIMITED
+        who = scope[_WHO] if _WHO in scope else await self.identity(scope)
+        asked = limits.known(scope["method"], scope["path"], who)
+        if asked is not None:
+            decided = active.limiter.at_once(asked, limits.denials)
+            return decided or await active.limiter.decide(asked, limits.denials)
         subject = await self._subject(active, scope)
         decision = await active.limiter.admit(limits, active.keys, subject)
         if limits.spends:

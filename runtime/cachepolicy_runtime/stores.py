@@ -11,6 +11,7 @@ from cachepolicy.names import Role
 from cachepolicy_runtime.settings import RedisTarget
 from cachepolicy_runtime.store.cluster import ClusterTransport
 from cachepolicy_runtime.store.cluster_control import ClusterControlStore
+from cachepolicy_runtime.store.indexes import IndexStore, MemoryIndexStore, RedisIndexStore
 from cachepolicy_runtime.store.leases import LeaseStore, MemoryLeaseStore, RedisLeaseStore
 from cachepolicy_runtime.store.memory import (
     MemoryCacheStore,
@@ -38,6 +39,7 @@ class MemoryStores:
         self.cache = MemoryCacheStore()
         self.control = MemoryControlStore()
         self.leases = MemoryLeaseStore(self.cache)
+        self.indexes = MemoryIndexStore()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Stores:
     cache: CacheStore
     control: ControlStore
     leases: LeaseStore
+    indexes: IndexStore
     transports: Mapping[Role, Transport]
 
     @classmethod
@@ -72,6 +75,7 @@ class Stores:
             cache=RedisCacheStore(cache) if cache else memory.cache,
             control=_control(control, keys) if control else memory.control,
             leases=RedisLeaseStore(cache, keys.released_channel) if cache else memory.leases,
+            indexes=RedisIndexStore(cache) if cache else memory.indexes,
             transports=transports,
         )
 

@@ -8,7 +8,7 @@ are left out, for code does not expect them: nothing stale is served, and an exc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class ValueName:
         scope: who shares it; None: as the policy says for answers.
         ttl: how long it is fresh where the policy gives this provider no time to live; None: as the policy says.
         tags: by which a purge can name it.
+        removable: it may be deleted, so no process keeps it in its first level.
     """
 
     provider: str
@@ -55,6 +56,7 @@ class ValueName:
     scope: CacheScope | None = None
     ttl: Duration | None = None
     tags: tuple[str, ...] = ()
+    removable: bool = False
 
 
 class Values:
@@ -128,14 +130,19 @@ class Values:
         self._counts.of(place.provider, place.model).hit(found.facts)
         return found.answer.body
 
-    async def keep(self, trip: Trip, payload: bytes) -> None:
-        """Store a value that was made beside the cache."""
-        answer = Answer(200, payload, {"content-type": JSON})
+    async def keep(self, trip: Trip, payload: bytes, *, kind: str = JSON) -> None:
+        """Store a value of this media type that was made beside the cache."""
+        answer = Answer(200, payload, {"content-type": kind})
         self._counts.of(trip.place.provider, trip.place.model).misses += 1
         if why := _refusal(answer, trip.place.rules.cacheable):
             self._counts.not_stored[why] += 1
         else:
             await self._lookup.store(trip, answer, Facts(trip.tags))
+
+    async def remove(self, trips: Sequence[Trip]) -> None:
+        """Delete values of one owner; those that are not there do no harm. Raises StoreUnavailable."""
+        if trips:
+            await trips[0].view.store.delete(*(trip.place.name for trip in trips))
 
     def _place(self, view: CacheView, which: ValueName, identity: Identity | None) -> Place | str:
         """The place, or one word for why the value is not cached."""
@@ -156,7 +163,7 @@ class Values:
             return "not-canonical"
         digest = view.secret.names.digest(framed(KEY_VERSION, b"value", scope.encode()), named).hex()
         name = view.layout.response(scope, which.provider, digest)
-        local = rules.local is not None and rules.mode is CacheMode.ENFORCE
+        local = rules.local is not None and rules.mode is CacheMode.ENFORCE and not which.removable
         return Place(
             name, digest, stamp, rules, which.provider, which.name, tenant, judge=_JUDGE, local=local
         )

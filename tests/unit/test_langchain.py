@@ -14,8 +14,11 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.stores import BaseStore
 from langchain_tests.integration_tests import (
     AsyncCacheTestSuite,
+    BaseStoreAsyncTests,
+    BaseStoreSyncTests,
     EmbeddingsIntegrationTests,
     SyncCacheTestSuite,
 )
@@ -26,6 +29,7 @@ from cachepolicy.stamps import Scope
 from cachepolicy_runtime import acting_as
 from cachepolicy_runtime.clients.langchain import CachedEmbeddings, RuntimeCache
 from cachepolicy_runtime.clients.langchain_json import decoded, encoded
+from cachepolicy_runtime.clients.langchain_store import RuntimeByteStore
 from cachepolicy_runtime.runtime import CacheRuntime
 
 
@@ -222,3 +226,63 @@ async def test_embeddings_are_computed_text_by_text_and_queries_apart(sut: Trial
     assert first[0] == pytest.approx(DeterministicFakeEmbedding(size=4).embed_query("one"))
     asked = [text for text in inner.asked if not text.startswith("?")]
     assert sorted(asked) == ["one", "three", "two"]
+
+
+class TestByteStore(BaseStoreSyncTests[bytes]):
+    """LangChain's tests of a store for threads."""
+
+    @pytest.fixture
+    def kv_store(self) -> Iterator[BaseStore[str, bytes]]:
+        runtime = memory_runtime()
+        with runtime.running():
+            yield RuntimeByteStore(runtime, "vectors", identity=ACME)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"\x00one", b"\xfftwo", b"three"
+
+
+class TestByteStoreAsync(BaseStoreAsyncTests[bytes]):
+    """LangChain's tests of a store for an event loop."""
+
+    @pytest.fixture
+    async def kv_store(self) -> AsyncIterator[BaseStore[str, bytes]]:
+        runtime = memory_runtime()
+        async with runtime.lifespan():
+            yield RuntimeByteStore(runtime, "vectors", identity=ACME)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"\x00one", b"\xfftwo", b"three"
+
+
+async def test_namespaces_and_tenants_have_stores_of_their_own_and_nobody_has_none(sut: Trial) -> None:
+    store, other = RuntimeByteStore(sut.runtime, "a"), RuntimeByteStore(sut.runtime, "b")
+    with acting_as(ACME):
+        await store.amset([("one", b"1")])
+        assert await other.amget(["one"]) == [None]
+    for identity in (GLOBEX, None):
+        with acting_as(identity):
+            assert await store.amget(["one"]) == [None]
+            assert [key async for key in store.ayield_keys()] == []
+    await store.amset([("two", b"2")])
+    await store.amdelete(["one", "two"])
+    with acting_as(ACME):
+        assert await store.amget(["one", "two"]) == [b"1", None]
+
+
+async def test_what_was_deleted_is_gone_also_where_processes_keep_a_first_level(tmp_path: Path) -> None:
+    async with trial(tmp_path, {"responseCache": {"local": {}}}) as sut:
+        store = RuntimeByteStore(sut.runtime, "a", identity=ACME)
+        await store.amset([("one", b"1"), ("two", b"2")])
+        assert await store.amget(["one", "two"]) == [b"1", b"2"]
+        await store.amdelete(["one"])
+        assert await store.amget(["one", "two"]) == [None, b"2"]
+
+
+async def test_keys_of_what_was_purged_are_not_listed(sut: Trial) -> None:
+    store = RuntimeByteStore(sut.runtime, "a", identity=ACME)
+    await store.amset([("one", b"1")])
+    await sut.runtime.clear(Scope(tenant="acme"))
+    await store.amset([("two", b"2")])
+    assert [key async for key in store.ayield_keys()] == ["two"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from queue import SimpleQueue
@@ -70,14 +70,14 @@ class LoopBridge:
         with suppress(NotRunningError):
             self.run(work)
 
-    def chunks(self, iterator: AsyncIterator[bytes]) -> Iterator[bytes]:
-        """What an iterator of the loop yields."""
+    def each(self, iterator: AsyncIterator[T]) -> Generator[T]:
+        """What an iterator of the loop yields; None is the end."""
 
-        async def following() -> bytes | None:
+        async def following() -> T | None:
             return await anext(iterator, None)
 
-        while (chunk := self.run(following)) is not None:
-            yield chunk
+        while (item := self.run(following)) is not None:
+            yield item
 
     def _running(self) -> asyncio.AbstractEventLoop:
         loop = self._loop()

@@ -98,7 +98,7 @@ class _ThreadChunks(httpx2.SyncByteStream):
         self._bridge = bridge
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._bridge.chunks(self._stream.__aiter__())
+        return self._bridge.each(self._stream.__aiter__())
 
     def close(self) -> None:
         self._bridge.run_if_open(self._stream.aclose)
