@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -12,7 +14,8 @@ from tests.servers import Server
 from tests.stores import LAYOUT, STORE_KINDS, Stores, opened
 
 from cachepolicy.identity import Identity
-from cachepolicy.stamps import MAX_FIELDS, Scope, combine, newest
+from cachepolicy.stamps import MAX_FIELDS, Scope, combine, newest, shapes_of
+from cachepolicy_runtime.store import memory, redis_stores
 from cachepolicy_runtime.store.port import (
     CacheItem,
     LimitCheck,
@@ -404,6 +407,46 @@ async def test_however_much_is_purged_the_stamps_are_bounded(stores: Stores) -> 
         assert len(stamps) <= MAX_FIELDS
     assert all(combine(scope, stamps, None) != before for scope, before in made_before.items())
     assert "all" in stamps
+
+
+async def test_whatever_is_purged_in_whatever_order_nothing_comes_back(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry's stamp, after each of many purges, beyond the bound too: one from before a purge that covers
+    the entry is never valid again."""
+    for module in (memory, redis_stores):
+        monkeypatch.setattr(module, "MAX_FIELDS", 16)  # reached many times
+    chance = random.Random(7)  # noqa: S311 - the same purges each time
+    values: dict[str, tuple[str, ...]] = {
+        "kind": ("responses", "embeddings"),
+        "tenant": ("a", "b"),
+        "provider": ("p", "q"),
+        "model": ("m", "n"),
+    }
+    entries = [
+        Scope(kind, tenant, provider, model, tags)
+        for kind, tenant, provider, model in itertools.product(*values.values())
+        for tags in ((), ("x",), ("y",), ("x", "y"))
+    ]
+    purges = dict.fromkeys(entries, 0)
+    valid: dict[tuple[Scope, str], int] = {}
+    folds = 0
+    for number in range(200):
+        # Narrow ones mostly, so that the bound is reached.
+        parts = {name: chance.choice((None, *(given * 9))) for name, given in values.items()}
+        tag = chance.choice((None, "x", "y", *[f"rare-{number}"] * 9))
+        purged = Scope(**parts, tags=() if tag is None else (tag,))
+        stamps = await stores.control.set_stamps([purged.stamp_field])
+        shapes = shapes_of(stamps)
+        assert len(stamps) <= 16
+        folds += any("*" in field for field in stamps)
+        for entry in entries:
+            purges[entry] += all(
+                part is None or part == getattr(entry, name) for name, part in parts.items()
+            ) and set(purged.tags) <= set(entry.tags)
+            now = (entry, combine(entry, stamps, None, shapes))
+            assert valid.setdefault(now, purges[entry]) == purges[entry]
+    assert folds or stores.kind == "memory"
 
 
 async def test_a_store_that_lost_the_newest_purge_makes_everything_a_miss(stores: Stores) -> None:
