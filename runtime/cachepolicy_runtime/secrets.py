@@ -111,7 +111,7 @@ class CacheSecretSource:
 
 
 class AdminToken:
-    """Checks the token that ``POST /cache/clear`` asks for."""
+    """Checks the token that ``POST /cache/clear``, ``/warm`` and ``/explain`` ask for."""
 
     def __init__(self, files: tuple[WatchedFile, ...]) -> None:
         self._files = files
