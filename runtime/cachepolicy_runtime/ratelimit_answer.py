@@ -8,7 +8,6 @@ a problem document (RFC 9457) of the type that the draft registers. Limits of re
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 
 from cachepolicy.limits import Unit
 from cachepolicy_runtime.ratelimit.decision import Decision, Outcome, RateReport
@@ -32,16 +31,13 @@ def rate_limit(decision: Decision) -> str:
     That is until all of the limit is free again, or, where a window refuses, until it has room: ``Retry-After``
     must not name an earlier time (draft 11, 6).
     """
-    return ", ".join([_remaining(rate) for rate in decision.rates])
+    rates = decision.rates
+    return _remaining(rates[0]) if len(rates) == 1 else ", ".join([_remaining(rate) for rate in rates])
 
 
 def rate_limit_policy(decision: Decision) -> str:
     """``RateLimit-Policy``: per window its name, units and length in seconds."""
-    rates = decision.rates
-    if len(rates) == 1:
-        rate = rates[0]
-        return _quota(rate.policy, rate.limit, rate.window_ms, rate.unit)
-    return ", ".join([_quota(rate.policy, rate.limit, rate.window_ms, rate.unit) for rate in rates])
+    return ", ".join([_quota(rate.policy, rate.limit, rate.window_ms, rate.unit) for rate in decision.rates])
 
 
 def retry_after(decision: Decision) -> int | None:
@@ -59,10 +55,7 @@ def headers(decision: Decision) -> list[tuple[bytes, bytes]]:
     """ASGI headers for the answer, whatever the outcome; none where no limit applied."""
     values: list[tuple[bytes, bytes]] = []
     if decision.rates:
-        values = [
-            (b"ratelimit-policy", rate_limit_policy(decision).encode("ascii")),
-            (b"ratelimit", rate_limit(decision).encode("ascii")),
-        ]
+        values = [_quota_header(decision), (b"ratelimit", rate_limit(decision).encode("ascii"))]
     if decision.outcome is not Outcome.ADMITTED:
         values.append((b"retry-after", str(retry_after(decision)).encode("ascii")))
     return values
@@ -74,7 +67,16 @@ def problem(decision: Decision) -> bytes:
     return json.dumps(body).encode()
 
 
-@lru_cache(maxsize=1024)
+def _quota_header(decision: Decision) -> tuple[bytes, bytes]:
+    kept = decision.quota
+    if kept:
+        return kept[0]
+    made = (b"ratelimit-policy", rate_limit_policy(decision).encode("ascii"))
+    if kept is not None:
+        kept.append(made)
+    return made
+
+
 def _quota(policy: str, limit: int, window_ms: int, unit: Unit) -> str:
     """The name is a label, which a structured field's string can hold as it is."""
     window = f";w={_seconds(window_ms)}" if window_ms else ""
@@ -82,10 +84,10 @@ def _quota(policy: str, limit: int, window_ms: int, unit: Unit) -> str:
 
 
 def _remaining(rate: RateReport) -> str:
-    if not rate.window_ms:
-        return f'"{rate.policy}";r={rate.remaining}'
-    until_ms = rate.retry_ms or rate.reset_ms
-    return f'"{rate.policy}";r={rate.remaining};t={-(-until_ms // 1000)}'
+    policy, _, window_ms, remaining, reset_ms, retry_ms, _ = rate
+    if not window_ms:
+        return f'"{policy}";r={remaining}'
+    return f'"{policy}";r={remaining};t={((retry_ms or reset_ms) + 999) // 1000}'
 
 
 def _limited(decision: Decision) -> dict[str, object]:

@@ -14,13 +14,13 @@ from cachepolicy.limits import RateLimit
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, RateReport, Subject, compile_limits
 from cachepolicy_runtime.ratelimit_answer import headers, problem, rate_limit, rate_limit_policy, status_of
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
-from cachepolicy_runtime.store.port import Adjustment, Admission, Check, LimitCheck, StoreUnavailable
+from cachepolicy_runtime.store.port import Adjustment, Admission, Check, Lease, LimitCheck, StoreUnavailable
 
 KEYS = KeyLayout("masterclaw/core")
 ANN = Identity("acme", "ann", "key-1")
 
 
-class Away(MemoryLimitStore):
+class Away:
     """A limit store that is down."""
 
     async def admit(self, checks: Sequence[Check], **more: Any) -> Admission:
@@ -28,6 +28,12 @@ class Away(MemoryLimitStore):
 
     async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
         raise StoreUnavailable("state", "connection refused")
+
+    async def renew(self, leases: Sequence[Lease], timeout_ms: int) -> None:
+        raise StoreUnavailable("state", "connection refused")
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Nobody is told that it did not work."""
 
 
 def limit(*by: str, rates: Sequence[tuple[int, str]] = ((2, "1m"),), **more: object) -> RateLimit:

@@ -57,25 +57,26 @@ class RateLimitMiddleware:
             await serve(self._app, scope, receive, send)
             return
         opening = start_session(self._runtime, scope)
+        lease = None
         try:
-            await self._limited(scope, receive, send)
+            decision = await self._runtime.admit(scope)
+            if decision.rates:
+                send = _adding(send, headers(decision))
+            lease = decision.lease
+            if decision.allowed:
+                await serve(self._app, scope, receive, send if lease is None else _releasing(send, lease))
+            else:
+                await self._refuse(scope, send, decision)
         finally:
+            if lease is not None:
+                lease.release()
             if opening is not None:
                 opening.cancel()
 
-    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decision = await self._runtime.admit(scope)
-        told, lease = headers(decision), decision.lease
-        if not decision.allowed:
-            body, content_type = self._refusal(scope, decision)
-            await respond(send, status_of(decision), body, content_type, told)
-        elif lease is None:
-            await serve(self._app, scope, receive, _adding(send, told) if told else send)
-        else:
-            try:
-                await serve(self._app, scope, receive, _releasing(_adding(send, told), lease))
-            finally:
-                lease.release()
+    async def _refuse(self, scope: Scope, send: Send, decision: Decision) -> None:
+        body, content_type = self._refusal(scope, decision)
+        told = () if decision.rates else headers(decision)
+        await respond(send, status_of(decision), body, content_type, told)
 
 
 def _adding(send: Send, told: list[Header]) -> Send:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cachepolicy_runtime.ratelimit.rules import Limit
 
 _Pair = tuple["Limit", Check]
+_new = tuple.__new__
 
 
 class Asked:
@@ -22,17 +23,24 @@ class Asked:
     Attributes:
         enforced, shadow: limits with their checks.
         checks, shadows: the checks alone.
+        any: some limit applies.
         leases: keys of the leases among them.
         denies: a limit answers 503 while the store is away.
         tokens: a limit counts tokens.
+        plain: there are windows of limits that are enforced, and nothing else.
+        quota: keeps the header that names the enforced limits, once it was made.
     """
 
     __slots__ = (
         "_local",
+        "_one",
+        "any",
         "checks",
         "denies",
         "enforced",
         "leases",
+        "plain",
+        "quota",
         "shadow",
         "shadows",
         "tokens",
@@ -44,15 +52,14 @@ class Asked:
         self.shadow: tuple[_Pair, ...] = tuple(pair for pair in found if pair[0].shadow)
         self.checks: tuple[Check, ...] = tuple(check for _, check in self.enforced)
         self.shadows: tuple[Check, ...] = tuple(check for _, check in self.shadow)
+        self.any = bool(found)
         self.leases = tuple(check.key for _, check in found if isinstance(check, LeaseCheck))
         self.denies = any(limit.on_store_failure is StoreFailure.DENY for limit, _ in self.enforced)
         self.tokens = any(limit.unit is Unit.TOKENS for limit, _ in found)
+        self.plain = not self.leases and not self.shadow
+        self.quota: list[tuple[bytes, bytes]] = []
         self._local: tuple[int, Asked] | None = None
-
-    @property
-    def any(self) -> bool:
-        """Some limit applies."""
-        return bool(self.checks or self.shadows)
+        self._one = self._one_window()
 
     def local(self, share: int) -> Asked:
         """What this process may admit by itself: a ``share``-th of every limit that says Local.
@@ -81,16 +88,21 @@ class Asked:
 
     def reports(self, states: Sequence[Sequence[RateState | None]]) -> tuple[RateReport, ...]:
         """What is told of these states, in the order of the policy."""
-        if len(states) == 1 and len(states[0]) == 1 and states[0][0] is not None:
-            limit, check = self.enforced[0]
-            policy, _, window_ms = limit.rates[0]
-            return (RateReport(policy, _limit_of(check, 0), window_ms, *states[0][0], limit.unit),)
+        if self._one is not None and (state := states[0][0]) is not None:
+            return (_new(RateReport, (*self._one[:3], *state, self._one[3])),)
         return tuple(
             RateReport(policy, _limit_of(check, at), window_ms, *state, limit.unit)
             for (limit, check), found in zip(self.enforced, states, strict=True)
             for at, ((policy, _, window_ms), state) in enumerate(zip(limit.rates, found, strict=True))
             if state is not None
         )
+
+    def _one_window(self) -> tuple[str, int, int, Unit] | None:
+        """What is the same in all reports, where there is one window and nothing else."""
+        if len(self.enforced) != 1 or len(self.enforced[0][0].rates) != 1:
+            return None
+        limit, check = self.enforced[0]
+        return limit.rates[0].policy, _limit_of(check, 0), limit.rates[0].window_ms, limit.unit
 
     def shadowed(self, admission: Admission) -> tuple[str, ...]:
         """The shadow limits that would have refused this request."""

@@ -44,6 +44,8 @@ class LimitCounts:
         """A decision of admission."""
         if decision.outcome is Outcome.ADMITTED:
             self.admitted += 1
+            if not decision.degraded and not decision.shadowed:
+                return
         elif decision.outcome is Outcome.LIMITED:
             self.limited += 1
         else:

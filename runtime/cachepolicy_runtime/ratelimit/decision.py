@@ -51,9 +51,10 @@ class Decision:
         shadowed: names of limits in mode Shadow that would have refused it.
         lease: what it holds while it is under way, to be released at its end; None where it holds nothing.
         charge: what it was counted in, where that may be given back.
+        quota: where the header is kept that is the same in all decisions over the same limits; None where it is not.
     """
 
-    __slots__ = ("charge", "degraded", "lease", "outcome", "rates", "shadowed")
+    __slots__ = ("charge", "degraded", "lease", "outcome", "quota", "rates", "shadowed")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Decision:
         shadowed: tuple[str, ...] = (),
         lease: HeldLease | None = None,
         charge: Charge | None = None,
+        quota: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         self.outcome = outcome
         self.rates = rates
@@ -71,6 +73,7 @@ class Decision:
         self.shadowed = shadowed
         self.lease = lease
         self.charge = charge
+        self.quota = quota
 
     def __repr__(self) -> str:
         return f"Decision({self.outcome}, {self.rates}, degraded={self.degraded}, shadowed={self.shadowed})"

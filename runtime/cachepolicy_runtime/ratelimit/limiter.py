@@ -11,6 +11,7 @@ from cachepolicy.keys import KeyLayout
 from cachepolicy_runtime.ratelimit.asked import Asked
 from cachepolicy_runtime.ratelimit.counts import LimitCounts
 from cachepolicy_runtime.ratelimit.decision import UNLIMITED, Decision, Outcome
+from cachepolicy_runtime.ratelimit.denials import Denials
 from cachepolicy_runtime.ratelimit.held import LeaseKeeper
 from cachepolicy_runtime.ratelimit.rules import Limits
 from cachepolicy_runtime.ratelimit.spending import Charge, Reservation
@@ -73,6 +74,7 @@ class RateLimiter:
         now_us: Callable[[], int] = monotonic_us,
     ) -> None:
         self._store = store
+        self._memory = store if isinstance(store, MemoryLimitStore) else None
         self._fallback = fallback
         self._live = live
         self._counts = counts or LimitCounts()
@@ -88,24 +90,45 @@ class RateLimiter:
         (:attr:`Decision.lease`).
         """
         asked = limits.asked(subject, keys, cost)
-        decision = UNLIMITED if asked is None else await self._admit(limits, asked)
+        if asked is None:
+            self._counts.admitted += 1
+            return UNLIMITED
+        return self.at_once(asked, limits.denials) or await self.decide(asked, limits.denials)
+
+    def at_once(self, asked: Asked, denials: Denials | None) -> Decision | None:
+        """The decision where nobody has to be waited for; None where the store has to be asked."""
+        if not asked.any:
+            decision = UNLIMITED
+        elif self._memory is not None and asked.plain:
+            decision = _plain(asked, self._memory.decide(asked.checks))
+        elif denials and (states := denials.of(asked.checks, self._now_us())) is not None:
+            self._counts.remembered += 1
+            decision = Decision(Outcome.LIMITED, asked.reports(states), quota=asked.quota or None)
+        else:
+            return None
         self._counts.count(decision)
         return decision
 
-    async def _admit(self, limits: Limits, asked: Asked) -> Decision:
-        denials = limits.denials
-        if denials is None:
+    async def decide(self, asked: Asked, denials: Denials | None) -> Decision:
+        """Ask the store. Without ``denials`` what is counted may be given back, by a second phase."""
+        if asked.plain and denials is not None:
+            decision = await self._decide_windows(asked, denials)
+        else:
             answer = await self._ask(asked)
-            answer.decision.charge = answer.charge
-            return answer.decision
-        now_us = self._now_us()
-        if denials and (states := denials.of(asked.checks, now_us)) is not None:
-            self._counts.remembered += 1
-            return Decision(Outcome.LIMITED, asked.reports(states))
-        decision, store, _, admission = await self._ask(asked)
-        if store is self._store and admission is not None and not admission.admitted:
-            denials.remember(asked.checks, admission.states, now_us)
+            decision = answer.decision
+            decision.charge = answer.charge if denials is None else None
+        self._counts.count(decision)
         return decision
+
+    async def _decide_windows(self, asked: Asked, denials: Denials) -> Decision:
+        now_us = self._now_us()
+        try:
+            admission = await self._store.admit(asked.checks)
+        except StoreUnavailable:
+            return self._without_store(asked).decision
+        if not admission.admitted:
+            denials.remember(asked.checks, admission.states, now_us)
+        return _plain(asked, admission)
 
     # --- spending -----------------------------------------------------------------------------------------
 
@@ -184,8 +207,15 @@ class RateLimiter:
             degraded,
             shadowed=asked.shadowed(admission) if asked.shadow else (),
             lease=self.leases.hold(store, lease, got) if got else None,
+            quota=asked.quota,
         )
         return _Answer(decision, store, asked, admission)
+
+
+def _plain(asked: Asked, admission: Admission) -> Decision:
+    """The decision over windows that are all enforced."""
+    outcome = Outcome.ADMITTED if admission[0] else Outcome.LIMITED
+    return Decision(outcome, asked.reports(admission[1]), quota=asked.quota)
 
 
 async def _adjust(store: LimitStore, adjustments: Sequence[Adjustment]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
 from cachepolicy.limits import Algorithm, By, ByType, LimitMode, RateLimit, StoreFailure, Unit
 from cachepolicy.weights import TokenWeights
@@ -109,7 +110,7 @@ class Limit:
 class _Plan:
     """Limits that apply to some requests, and the callers that were seen there."""
 
-    __slots__ = ("_by_header", "_by_ip", "_by_route", "callers", "limits")
+    __slots__ = ("_by_header", "_by_ip", "_by_route", "by_identity", "callers", "limits")
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         kinds = {part.type for limit in limits for part in limit.by}
@@ -120,12 +121,13 @@ class _Plan:
         self._by_header = tuple(
             {part.name.lower().encode("ascii") for limit in limits for part in limit.by if part.name}
         )
+        self.by_identity = not (self._by_ip or self._by_route or self._by_header)
 
     def caller(self, subject: Subject, cost: int) -> object:
         """Everything that the keys of this request depend on, beside the limits."""
         identity = subject.identity
         who = None if identity is None else (identity.tenant, identity.user, identity.api_key_id)
-        if not (self._by_ip or self._by_route or self._by_header):
+        if self.by_identity:
             return who if cost == 1 else (who, cost)
         return (
             who,
@@ -140,6 +142,7 @@ class Limits:
     """All limits that are in force, in the order of the policy. Another policy comes with another one of these.
 
     Attributes:
+        any: there are some.
         names: of all limits, also of those that are switched off.
         denials: refusals that are remembered; None where what was counted may be given back.
     """
@@ -148,15 +151,13 @@ class Limits:
         all_of_them = tuple(limits)
         self.admission = tuple(limit for limit in all_of_them if not limit.spend)
         self.spend = tuple(limit for limit in all_of_them if limit.spend)
+        self.any = bool(all_of_them)
         self.names = frozenset(names) | {limit.name for limit in all_of_them}
         self.denials = None if self.spend else Denials()
         self._places: dict[tuple[str, str], _Plan] = {}
         self._plans: dict[tuple[Limit, ...], _Plan] = {}
         self._parts: dict[frozenset[str], Limits] = {}
         self._keys: KeyLayout | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.admission or self.spend)
 
     def __iter__(self) -> Iterator[Limit]:
         return iter(self.admission + self.spend)
@@ -165,6 +166,13 @@ class Limits:
     def spends(self) -> bool:
         """Something is to be reserved before a provider is asked."""
         return bool(self.spend)
+
+    def known(self, method: str, path: str, who: Identity | None) -> Asked | None:
+        """What :meth:`asked` would say of this request, where that was asked before and depends on nothing more."""
+        plan = self._places.get((method, path))
+        if plan is None or not plan.by_identity or self.spend:
+            return None
+        return plan.callers.get(None if who is None else (who.tenant, who.user, who.api_key_id))
 
     def asked(self, subject: Subject, keys: KeyLayout, cost: int = 1) -> Asked | None:
         """What to ask the store before a request is let in; None where no limit applies.
