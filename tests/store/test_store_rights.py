@@ -15,6 +15,7 @@ from cachepolicy_operator.resources.acl import setuser_arguments
 from cachepolicy_operator.resources.credentials import Credentials as Made
 from cachepolicy_runtime.store.cluster_control import ClusterControlStore
 from cachepolicy_runtime.store.endpoint import Credentials, fixed, parse_url
+from cachepolicy_runtime.store.indexes import START, RedisIndexStore
 from cachepolicy_runtime.store.leases import RedisLeaseStore
 from cachepolicy_runtime.store.lua import script
 from cachepolicy_runtime.store.port import CacheItem, LimitCheck, SessionWrite, StoreUnavailable, WindowRate
@@ -68,6 +69,10 @@ async def test_every_verb_works_as_core(core: RedisTransport) -> None:
         await anext(released)
         await leases.release(f"{key}:s", "nonce", 0)
         await anext(released)
+    indexes, index = RedisIndexStore(core), LAYOUT.index("a%7Db", "langchain", "vectors")
+    await indexes.add(index, [b"x"], 1000)
+    assert await indexes.page(index, START) == (START, [b"x"])
+    await indexes.remove(index, [b"x"])
     assert "all" in await stores.control.stamps()
     await stores.control.set_stamps(["all"])
     assert (await stores.control.acknowledge("pod/1/x", b"{}")).live == 1
