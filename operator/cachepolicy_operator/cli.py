@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from cachepolicy.document import Endpoint
@@ -33,6 +34,11 @@ _EDITS = {
 }
 _GITOPS = """
 It changes the CachePolicy in the cluster, and warns where Argo CD or Flux keeps that as it is in Git."""
+_PLAN = """
+The API server checks the file without storing it, and what the operator would do is worked out from the objects that
+are there. It needs the right to read them, Secrets included. Effects: Rejected, Recreate (a StatefulSet around its
+running pod), Delete, Restart (of a Redis pod), Create, Live. A directive of redis.conf is told as Live; where Redis takes
+it at its start only, it is tried first and costs one restart."""
 _RENDER = """
 Secrets hold placeholders: the real values are made in the cluster, once. Directives of spec.redis.managed.*.config
 are left out: Redis takes them live, and what it took is written into its file."""
@@ -62,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_render(
         _verb(verbs, "render", "print every object that the operator makes of a CachePolicy", _RENDER)
     )
+    _add_plan(_verb(verbs, "plan", "tell what applying a file would change in the cluster, and how", _PLAN))
     _add_status(_verb(verbs, "status", "show a CachePolicy in the cluster: conditions, Redis, Core, objects"))
     for name, change in _EDITS.items():
         _add_edit(_verb(verbs, name, change.said.partition(": ")[2], _GITOPS), change)
@@ -155,6 +162,37 @@ def _add_cluster(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("name", metavar="NAME", help="name of the CachePolicy")
     verb.add_argument("-n", "--namespace", help="its namespace (that of the current context)")
     verb.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (KUBECONFIG, else ~/.kube/config)")
+
+
+def _add_plan(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("-f", "--file", required=True, metavar="FILE", help="YAML with one CachePolicy")
+    verb.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (KUBECONFIG, else ~/.kube/config)")
+    verb.add_argument(
+        *("-o", "--output"), choices=("tree", "json", "yaml"), default="tree", help="form (%(default)s)"
+    )
+    verb.add_argument(
+        "--default-image",
+        metavar="IMAGE",
+        default=DEFAULT_REDIS_IMAGE,
+        help="image of a new policy that names none (%(default)s)",
+    )
+    verb.add_argument(
+        "--operator-namespace",
+        metavar="NAMESPACE",
+        default=render.OPERATOR_NAMESPACE,
+        help="where the operator runs (%(default)s)",
+    )
+    verb.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from cachepolicy_operator import verbs
+
+    manifest = validate.one_policy(options.file, sys.stderr)
+    if manifest is None:
+        return WRONG
+    content = yaml.safe_load(validate.read_text(options.file))
+    return verbs.plan(options, manifest, content)
 
 
 def _add_status(verb: argparse.ArgumentParser) -> None:

@@ -160,14 +160,14 @@ class Kube:
             if not token:
                 return found
 
-    async def apply(self, obj: Json, *, dry_run: bool = False) -> Json:
+    async def apply(self, obj: Json, *, dry_run: bool = False, manager: str = FIELD_MANAGER) -> Json:
         """Server-side apply with force; gives back the object as stored (or as it would be).
 
         Apply creates what is missing: read the owner again just before (rule 32).
         """
         metadata = obj["metadata"]
         trial = (("dryRun", "All"),) if dry_run else ()
-        query = (("fieldManager", FIELD_MANAGER), ("force", "true"), *trial)
+        query = (("fieldManager", manager), ("force", "true"), *trial)
         return await self._write(
             _Request(
                 "apply",

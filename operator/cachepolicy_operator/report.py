@@ -21,6 +21,7 @@ from cachepolicy.status import (
 from cachepolicy_operator import conditions, errors, rollout
 from cachepolicy_operator.conditions import Condition, ConditionType, Status
 from cachepolicy_operator.enforcement import Enforcement, core_selector, counting_pods, enforcement
+from cachepolicy_operator.foresight import foresee
 from cachepolicy_operator.observed import Json, Observed
 from cachepolicy_operator.plan import Notice, Plan
 from cachepolicy_operator.redis_look import Down
@@ -279,6 +280,7 @@ def _body(observed: Observed, plan: Plan, spec: CachePolicySpec) -> Json:
         config=_config_status(observed, plan),
         core=_core_status(observed, plan),
         binding=Binding(name=names.binding_secret(observed.name)),
+        plan=foresee(plan) if spec.paused else (),
     )
     return _without_empty(
         status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"conditions"})

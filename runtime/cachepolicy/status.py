@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from cachepolicy.schema import ApiModel
@@ -84,6 +86,25 @@ class Binding(ApiModel):
     name: str = Field(description="Secret with type, provider, host, port, username, password and uri.")
 
 
+class Effect(StrEnum):
+    """What a change does, from the worst to the least."""
+
+    REJECTED = "Rejected"
+    RECREATE = "Recreate"
+    DELETE = "Delete"
+    RESTART = "Restart"
+    CREATE = "Create"
+    LIVE = "Live"
+
+
+class PlannedChange(ApiModel):
+    """One change that the operator would make."""
+
+    object: str = Field(description="Kind and name of the object, or the server.")
+    field: str | None = Field(default=None, description="Path of what differs; absent for the whole object.")
+    effect: Effect = Field(description="Rejected, Recreate, Delete, Restart, Create or Live.")
+
+
 class CachePolicyStatus(ApiModel):
     observed_generation: int | None = None
     conditions: tuple[Condition, ...] = ()
@@ -92,3 +113,6 @@ class CachePolicyStatus(ApiModel):
     config: ConfigStatus | None = None
     core: CoreStatus | None = None
     binding: Binding | None = None
+    plan: tuple[PlannedChange, ...] = Field(
+        default=(), max_length=50, description="While paused: what the operator would change."
+    )

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.installation import Operator
 from tests.cluster.kube import Cluster, wait_for
 from tests.cluster.policy import START_SECONDS, Policy
-from tests.policies import Spec
+from tests.policies import Spec, with_value
 
 from cachepolicy import names
 from cachepolicy.names import Role
@@ -118,6 +118,44 @@ def test_purge_changes_one_scope(policy: Policy) -> None:
     ok(policy, "purge", "--tenant", "acme")
     assert set(policy.object["spec"]["purge"]) == {"kinds", "tenants"}
     wait_for("the document to say so", lambda: "acme" in policy.document["purge"]["tenants"], timeout=10)
+
+
+def planned(policy: Policy, tmp_path: Path, spec: Spec) -> subprocess.CompletedProcess[str]:
+    metadata = {"name": policy.name, "namespace": policy.namespace}
+    content = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec}
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(content))
+    return subprocess.run(
+        [PROGRAM, "plan", "-f", file], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_plan_tells_every_change_before_it_happens(policy: Policy, tmp_path: Path) -> None:
+    """And is what then happens."""
+    before = policy.versions(), policy.lives()
+    spec = with_value("redis.managed.cache.resources.limits", {"memory": "320Mi"}, SPEC)
+    spec = with_value("redis.managed.state.storage.size", "96Mi", spec)
+    done = planned(policy, tmp_path, spec)
+    assert done.returncode == 0, done
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("Restart   StatefulSet handled-cache  spec.template") for line in lines), lines
+    assert any("PersistentVolumeClaim data-handled-state-0" in line for line in lines), lines
+    assert not [line for line in lines if "handled-state " in line and line.startswith("Restart")], lines
+    assert (policy.versions(), policy.lives()) == before, "a plan changes nothing"
+    refused = planned(policy, tmp_path, with_value("redis.managed.state.storage.size", "1Mi", SPEC))
+    assert refused.returncode == 1
+    assert "storage.size can only grow" in refused.stderr
+
+
+def test_a_paused_policy_says_what_waits(policy: Policy) -> None:
+    policy.apply(
+        {**with_value("redis.managed.cache.resources.limits", {"memory": "320Mi"}, SPEC), "paused": True}
+    )
+    found = wait_for("the plan", lambda: policy.status.get("plan"), timeout=15)
+    assert "Restart" in {item["effect"] for item in found or ()}, found
+    policy.apply(SPEC)
+    policy.wait_ready()
+    assert "plan" not in policy.status
 
 
 def test_a_gitops_tool_is_named_before_its_object_is_changed(policy: Policy) -> None:
