@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from cachepolicy_runtime.answers import Answer
-from cachepolicy_runtime.clients.exchange import Exchange, Reply, Sent, concerns_us
+from cachepolicy_runtime.clients.exchange import Exchange, Reply, Sent, is_json, of_interest
 from cachepolicy_runtime.streams import ByteStream
 
 #: They describe the bytes on the wire; what is handed on is decoded and whole.
@@ -37,9 +37,10 @@ class Adapter:
 
     async def handle(self, request: Any) -> Any:
         path = request.url.path
-        if not concerns_us(request.method, path, request.headers.get("content-type", "")):
+        headers = _plain(request.headers) if of_interest(request.method, path) else {}
+        if not is_json(headers):
             return await self._send(request)
-        sent = Sent(str(request.url), request.headers, await request.aread())
+        sent = Sent(str(request.url), headers, await request.aread())
         patience = _Patience((request.extensions.get("timeout") or {}).get("read"))
         passing: list[Passing] = []
 
@@ -81,11 +82,12 @@ class Adapter:
     def _response(self, reply: Reply, passing: list[Passing]) -> Any:
         answer = reply.answer
         if isinstance(answer, Answer):
-            headers = _told(self._library.Headers(answer.headers), reply.headers)
-            return self._library.Response(answer.status, headers=headers, content=answer.body)
+            return self._library.Response(
+                answer.status, headers=_told(answer.headers, reply.headers), content=answer.body
+            )
         response = passing[-1].response
         if answer is passing[-1]:
-            _told(response.headers, reply.headers)
+            response.headers = self._library.Headers(_told(response.headers, reply.headers))
             return response
         return self._library.Response(
             response.status_code,
@@ -152,9 +154,12 @@ def _unwired(headers: Any) -> Any:
     return kept
 
 
-def _told(headers: Any, ours: Mapping[str, str]) -> Any:
+def _plain(headers: Any) -> dict[str, str]:
+    """As a mapping of names in lower case: a look-up in the library's own costs as much as this."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
+
+
+def _told(headers: Any, ours: Mapping[str, str]) -> list[tuple[str, str]]:
     """With our headers; ``Cache-Status`` behind that of caches nearer to the provider (RFC 9211, section 2)."""
-    for name, value in ours.items():
-        before = headers.get(name) if name == "Cache-Status" else None
-        headers[name] = f"{before}, {value}" if before else value
-    return headers
+    theirs = headers.multi_items() if hasattr(headers, "multi_items") else headers.items()
+    return [*theirs, *ours.items()]

@@ -33,11 +33,12 @@ if TYPE_CHECKING:  # runtime.py makes these
 #: one is told by its version.
 _GENERATIONS = ("/chat/completions", "/completions", "/responses", "/v1/messages")
 _EMBEDDINGS = "/embeddings"
+_PATHS = (*_GENERATIONS, _EMBEDDINGS)
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request as the HTTP library is about to send it."""
+    """A request as the HTTP library is about to send it; names of headers in lower case."""
 
     url: str
     headers: Mapping[str, str]
@@ -56,10 +57,14 @@ class Reply:
 Forward = Callable[[bytes], Awaitable[Answer | ByteStream]]
 
 
-def concerns_us(method: str, path: str, content_type: str) -> bool:
-    """Whether a request is one whose answer may be kept, or whose tokens count."""
-    known = path.endswith(_GENERATIONS) or path.endswith(_EMBEDDINGS)
-    return known and method == "POST" and content_type.partition(";")[0].strip().lower() == "application/json"
+def of_interest(method: str, path: str) -> bool:
+    """Whether a request is one whose answer may be kept, or whose tokens count, as long as it is JSON."""
+    return method == "POST" and path.endswith(_PATHS)
+
+
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Names in lower case."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 class Exchange:
