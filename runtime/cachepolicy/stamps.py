@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # purge.py names scopes by this module
 ALL = "all"
 #: The parts of a scope, in the order in which a field names them.
 PARTS = ("kind", "tenant", "provider", "model", "tag")
-#: Where the hash keeps the highest sequence of a document whose changed values were turned into stamps.
+#: Where the hash keeps the revision of the last document whose changed values were turned into stamps.
 DOCUMENT = "document"
 #: A full hash is read and renewed in a fraction of a millisecond of the server's time.
 MAX_FIELDS = 128

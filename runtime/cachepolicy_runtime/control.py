@@ -67,7 +67,7 @@ class Control:
         self._enforced: set[str] = set()
         self._stamps: dict[str, str] = {}
         self._stamps_at = float("-inf")
-        self._owed: tuple[int, tuple[str, ...]] | None = None
+        self._owed: tuple[str, tuple[str, ...]] | None = None
         self._acknowledged_at = float("-inf")
         self._live = 1
         self._epoch = ""
@@ -120,18 +120,18 @@ class Control:
         Raises StoreUnavailable where the store did not confirm it. A wake-up that is lost is no failure: every
         process looks once a second.
         """
-        await self._renew(list(fields), 0)
+        await self._renew(list(fields), "")
         with suppress(StoreUnavailable):
             await self._store.wake()
 
-    def purged(self, fields: tuple[str, ...], sequence: int) -> None:
+    def purged(self, fields: tuple[str, ...], revision: str) -> None:
         """Values of ``spec.purge`` changed with this document: renew these stamps as well, once for all processes.
 
         While the store is away they stay owed; the values themselves count meanwhile.
         """
         if fields:
             before = self._owed[1] if self._owed is not None else ()
-            self._owed = (sequence, tuple(dict.fromkeys((*before, *fields))))
+            self._owed = (revision, tuple(dict.fromkeys((*before, *fields))))
             self.acknowledge_soon()
 
     def acknowledge_soon(self) -> None:
@@ -184,9 +184,9 @@ class Control:
                     await self._due.wait()
             await self.beat()
 
-    async def _renew(self, fields: Sequence[str], sequence: int) -> None:
+    async def _renew(self, fields: Sequence[str], revision: str) -> None:
         store = self._store
-        await self._ask_stamps(lambda seen: store.set_stamps(fields, seen=seen, sequence=sequence))
+        await self._ask_stamps(lambda seen: store.set_stamps(fields, seen=seen, revision=revision))
 
     async def _ask_stamps(self, ask: Callable[[int], Awaitable[dict[str, str]]]) -> None:
         """All stamps, as the store answers. Of two answers that overtake each other the newer one stays."""
@@ -197,9 +197,9 @@ class Control:
             if stamps != self._stamps:  # else the same object, by which others see that nothing changed
                 self._stamps = stamps
 
-    async def _pay(self, sequence: int, fields: tuple[str, ...]) -> None:
-        await self._renew(fields, sequence)
-        if self._owed == (sequence, fields):
+    async def _pay(self, revision: str, fields: tuple[str, ...]) -> None:
+        await self._renew(fields, revision)
+        if self._owed == (revision, fields):
             self._owed = None
 
     async def _look_at_copy(self) -> None:

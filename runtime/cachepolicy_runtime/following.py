@@ -89,7 +89,7 @@ class Following:
             self._retire(before.stores)
         if before.reading.document.revision != BUILT_IN:  # what held before is known
             document = reading.document
-            self._control.purged(changed(before.document.purge, document.purge), document.sequence)
+            self._control.purged(changed(before.document.purge, document.purge), document.revision)
         self._control.applied(reading)
 
     def _use(self, stores: Stores) -> None:

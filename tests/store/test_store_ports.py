@@ -387,14 +387,15 @@ async def test_a_wider_purge_takes_the_place_of_narrower_ones(stores: Stores) ->
 
 async def test_a_document_renews_once_whichever_process_comes_first(stores: Stores) -> None:
     """A process that follows late purges nothing again; a clearance by hand always does."""
-    first = await stores.control.set_stamps(["all"], sequence=7)
-    assert await stores.control.set_stamps(["all"], sequence=7) == first
-    assert await stores.control.set_stamps(["all"], sequence=6) == first
-    later = await stores.control.set_stamps(["all"], sequence=8)
+    first = await stores.control.set_stamps(["all"], revision="r7")
+    assert await stores.control.set_stamps(["all"], revision="r7") == first
+    later = await stores.control.set_stamps(["all"], revision="r8")
     assert later["all"] != first["all"]
     by_hand = await stores.control.set_stamps(["all"])
     assert by_hand["all"] != later["all"]
-    assert (await stores.control.set_stamps(["all"], sequence=8))["all"] == by_hand["all"]
+    assert (await stores.control.set_stamps(["all"], revision="r8"))["all"] == by_hand["all"]
+    back = await stores.control.set_stamps(["all"], revision="r7")
+    assert back["all"] not in (first["all"], by_hand["all"])
 
 
 async def test_however_much_is_purged_the_stamps_are_bounded(stores: Stores) -> None:

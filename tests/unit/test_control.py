@@ -43,9 +43,9 @@ class Shared(MemoryControlStore):
         self.seen = seen
         return await super().stamps(seen=seen)
 
-    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, revision: str = "") -> dict[str, str]:
         self._ask("set_stamps")
-        return await super().set_stamps(fields, seen=seen, sequence=sequence)
+        return await super().set_stamps(fields, seen=seen, revision=revision)
 
     async def acknowledge(self, member: str, record: bytes) -> Beat:
         self._ask("acknowledge")
@@ -286,9 +286,9 @@ async def test_a_changed_value_of_the_policy_is_owed_until_the_store_has_it_and_
     await scene.control.beat()
     before = scene.control.stamps
     scene.store.up = False
-    scene.control.purged(("tenant=acme",), 2)
+    scene.control.purged(("tenant=acme",), "r2")
     await scene.control.beat()
-    scene.control.purged(("tag=faq",), 3)
+    scene.control.purged(("tag=faq",), "r3")
     await scene.control.beat()
     assert scene.control.stamps == before
     scene.store.up = True
@@ -297,7 +297,7 @@ async def test_a_changed_value_of_the_policy_is_owed_until_the_store_has_it_and_
     assert before is not None
     assert renewed is not None
     assert set(renewed) == {*before, "tenant=acme", "tag=faq"}
-    late.control.purged(("tag=faq",), 3)
+    late.control.purged(("tag=faq",), "r3")
     await late.control.beat()
     assert late.control.stamps == renewed
 

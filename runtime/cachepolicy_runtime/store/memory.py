@@ -85,17 +85,16 @@ class MemoryControlStore:
         self._now_ms = now_ms
         self._epoch = secrets.token_hex(8)
         self._stamps = {ALL: secrets.token_hex(8)}
-        self._sequence = 0
+        self._revision = ""
         self._members: dict[str, int] = {}
         self._listeners: set[asyncio.Event] = set()
 
     async def stamps(self, *, seen: int = 0) -> dict[str, str]:
         return dict(self._stamps)
 
-    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
-        if sequence:
-            fields = fields if sequence > self._sequence else ()
-            self._sequence = max(sequence, self._sequence)
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, revision: str = "") -> dict[str, str]:
+        if revision:
+            fields, self._revision = fields if revision != self._revision else (), revision
         for field in fields:
             self._stamps = {other: kept for other, kept in self._stamps.items() if not within(other, field)}
             self._stamps[field] = secrets.token_hex(8)

@@ -325,11 +325,11 @@ class ControlStore(Protocol):
         """
         ...
 
-    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, revision: str = "") -> dict[str, str]:
         """Give each field a stamp that was never used before, and drop those of the scopes within.
 
-        Returns all stamps, at most :data:`cachepolicy.stamps.MAX_FIELDS`. ``sequence`` is that of the document
-        that asks for it: one document renews once, whichever process comes first; 0 renews in any case.
+        Returns all stamps, at most :data:`cachepolicy.stamps.MAX_FIELDS`. ``revision`` is that of the document
+        that asks for it: one document renews once, whichever process comes first; empty renews in any case.
         """
         ...
 

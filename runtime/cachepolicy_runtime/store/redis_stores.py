@@ -54,8 +54,8 @@ class RedisControlStore:
     async def stamps(self, *, seen: int = 0) -> dict[str, str]:
         return await self.set_stamps((), seen=seen)
 
-    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, sequence: int = 0) -> dict[str, str]:
-        args: list[Argument] = [_nonce(), seen, sequence, MAX_FIELDS, *fields]
+    async def set_stamps(self, fields: Sequence[str], *, seen: int = 0, revision: str = "") -> dict[str, str]:
+        args: list[Argument] = [_nonce(), seen, revision, MAX_FIELDS, *fields]
         return _pairs(await self._transport.script("stamps", [self._keys.stamps], args))
 
     async def wake(self) -> None:

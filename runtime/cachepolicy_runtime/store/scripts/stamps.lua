@@ -3,7 +3,7 @@
 -- KEYS[1]   hash of stamps: field -> opaque value; cachepolicy/stamps.py tells what a field is
 -- ARGV      nonce;
 --           moment of the newest stamp that the caller has seen of this store, microseconds, 0: none;
---           sequence of the document that asks for it, 0: nobody's, renew in any case;
+--           revision of the document that asks for it, empty: nobody's, renew in any case;
 --           fields that there may be; then the fields to renew
 -- answer    the whole hash, field and value in turn
 --
@@ -12,7 +12,7 @@
 -- misses, and nothing purged revives. One document renews once, whichever process comes first.
 
 local key, nonce, seen = KEYS[1], ARGV[1], tonumber(ARGV[2])
-local sequence, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local revision, most = ARGV[3], tonumber(ARGV[4])
 
 local stamps, count, newest = {}, 0, 0
 local flat = redis.call('HGETALL', key)
@@ -29,7 +29,7 @@ local fields = {}
 for i = 5, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-if sequence > 0 and sequence <= tonumber(stamps.document or 0) then
+if revision ~= '' and revision == stamps.document then
   fields = {}
 end
 if not stamps.all or newest < seen then
@@ -78,8 +78,8 @@ for _, field in ipairs(fields) do
   end
   set(field, value)
 end
-if sequence > 0 then
-  set('document', string.format('%d', sequence))
+if revision ~= '' then
+  set('document', revision)
 end
 
 local function shape(field)
