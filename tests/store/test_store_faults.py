@@ -319,14 +319,19 @@ async def test_bytes_that_wait_are_bounded_too(valkey: Server) -> None:
 async def test_what_is_called_in_one_turn_leaves_in_one_write(valkey: Server) -> None:
     transport = transport_to(valkey.url)
     stores = stores_over(transport, "redis")
-    await asyncio.gather(
-        stores.limits.admit([CHECK]), stores.sessions.load("a", idle_ms=1000, absolute_ms=1000)
-    )
+
+    async def one_turn() -> None:
+        await asyncio.gather(
+            stores.limits.admit([CHECK]),
+            stores.cache.get("masterclaw/core:c:a"),
+            stores.control.document(),
+            transport.pipeline([("ECHO", "a"), ("ECHO", "b")]),
+        )
+
+    await one_turn()
     with valkey.sync_client() as client:
         reads = int(client.info("stats")["total_reads_processed"])
-        await asyncio.gather(
-            stores.limits.admit([CHECK]), stores.sessions.load("a", idle_ms=1000, absolute_ms=1000)
-        )
+        await one_turn()
         # One is the INFO that asks for the number.
         assert int(client.info("stats")["total_reads_processed"]) - reads == 2
     await transport.aclose()

@@ -18,7 +18,15 @@ from tests.stores import LAYOUT, PATIENT, Stores, stores_over, transport_to
 
 from cachepolicy_operator import embedded
 from cachepolicy_runtime.store.endpoint import Address, Credentials, FileCredentials, fixed, parse_url
-from cachepolicy_runtime.store.port import CacheItem, LimitCheck, SessionWrite, StoreUnavailable, WindowRate
+from cachepolicy_runtime.store.port import (
+    Adjustment,
+    CacheItem,
+    Lease,
+    LimitCheck,
+    SessionWrite,
+    StoreUnavailable,
+    WindowRate,
+)
 from cachepolicy_runtime.store.redis import RedisTransport, TransportSettings
 
 SECRET = "not-the-password"
@@ -36,8 +44,15 @@ async def _first_wake(stores: Stores) -> None:
         await anext(wakes)
 
 
+async def _admit(stores: Stores) -> None:
+    """An open breaker raises before there is anything to wait for."""
+    await stores.limits.admit([CHECK])
+
+
 VERBS: dict[str, Callable[[Stores], Awaitable[object]]] = {
-    "admit": lambda s: s.limits.admit([CHECK]),
+    "admit": _admit,
+    "adjust": lambda s: s.limits.adjust([Adjustment(CHECK.rates[0], 1, -1)]),
+    "renew": lambda s: s.limits.renew([Lease("masterclaw/core:p:x", "a")], 1000),
     "load": lambda s: s.sessions.load(KEY, idle_ms=1000, absolute_ms=1000),
     "save": lambda s: s.sessions.save(KEY, SessionWrite(b"secret content", 0, 1000, 1000)),
     "destroy": lambda s: s.sessions.destroy([KEY]),
