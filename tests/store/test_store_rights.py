@@ -18,7 +18,17 @@ from cachepolicy_runtime.store.endpoint import Credentials, fixed, parse_url
 from cachepolicy_runtime.store.indexes import START, RedisIndexStore
 from cachepolicy_runtime.store.leases import RedisLeaseStore
 from cachepolicy_runtime.store.lua import script
-from cachepolicy_runtime.store.port import CacheItem, LimitCheck, SessionWrite, StoreUnavailable, WindowRate
+from cachepolicy_runtime.store.port import (
+    Adjustment,
+    CacheItem,
+    Check,
+    Lease,
+    LeaseCheck,
+    LimitCheck,
+    SessionWrite,
+    StoreUnavailable,
+    WindowRate,
+)
 from cachepolicy_runtime.store.redis import RedisTransport
 
 PASSWORDS = Made("operator-password", "core-password", "hmac-key", "admin-token", "1")
@@ -47,7 +57,15 @@ async def core(real_server: Server) -> AsyncIterator[RedisTransport]:
 async def test_every_verb_works_as_core(core: RedisTransport) -> None:
     stores = stores_over(core, "redis")
     rate = WindowRate(LAYOUT.limit("l", 1000, ["tenant=a"]), 5, 1000)
-    assert (await stores.limits.admit([LimitCheck((rate,))])).admitted
+    log = WindowRate(LAYOUT.limit_log("l", 1000, ["tenant=a"]), 5, 1000, log=True)
+    slots = LeaseCheck(LAYOUT.limit_leases("l", ["tenant=a"]), 1, 1000)
+    asked: list[Check] = [LimitCheck((rate, log)), slots]
+    admitted = await stores.limits.admit(asked, lease="a", shadows=[LimitCheck((rate,))])
+    assert admitted.admitted
+    assert not (await stores.limits.admit(asked, lease="b")).admitted
+    await stores.limits.adjust([Adjustment(each, admitted.at_us, -1) for each in (rate, log)])
+    await stores.limits.renew([Lease(slots.key, "a")], 1000)
+    stores.limits.release([Lease(slots.key, "a")])
     old, new = LAYOUT.session("a"), LAYOUT.session("b")
     assert (await stores.sessions.save(old, SessionWrite(b"x", 0, 1000, 1000, INDEX))).saved
     assert (await stores.sessions.save(new, SessionWrite(b"x", 1, 1000, 1000, INDEX, old))).saved

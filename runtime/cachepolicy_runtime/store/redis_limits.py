@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from cachepolicy_runtime.store.errors import StoreUnavailable
@@ -99,9 +98,8 @@ class RedisLimitStore:
         await asyncio.gather(*self._about(leases, f"y {timeout_ms} 0 0"))
 
     def release(self, leases: Sequence[Lease]) -> None:
-        with suppress(StoreUnavailable):
-            for answer in self._about(leases, "x 0 0 0"):
-                answer.add_done_callback(_whatever)
+        for answer in self._about(leases, "x 0 0 0"):
+            answer.add_done_callback(_whatever)
 
     def _about(self, leases: Sequence[Lease], item: str) -> list[asyncio.Future[None]]:
         answers = []
@@ -121,7 +119,11 @@ class RedisLimitStore:
 
     def _send(self, operation: _Operation) -> None:
         if not self._waiting:
-            self._transport.gather(self._collect)
+            try:
+                self._transport.gather(self._collect)
+            except StoreUnavailable as error:  # to whoever awaits it, like everything else
+                operation.answer.set_exception(error)
+                return
         self._waiting.append(operation)
 
     def _collect(self) -> None:
