@@ -336,6 +336,8 @@ def test_a_miss_is_explained_by_the_fields_that_differ(world: World) -> None:
     assert told.startswith("miss: ")
     assert "temperature" in told
     assert world.json("cache", "explain", str(file))["nearest"]["differs"] == {"temperature": "added"}
+    embeddings = world.mc("cache", "explain", str(file), "--path", "/v1/embeddings", code=1)
+    assert "embeddings are kept one by one" in embeddings.stderr
     assert world.asked() == before
 
 

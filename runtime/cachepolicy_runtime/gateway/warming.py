@@ -44,6 +44,9 @@ class Warming:
 
     def resolve(self, path: str, headers: Mapping[str, str]) -> tuple[str, str, Mapping[str, str]]:
         """The provider's name, and the URL and headers that a request to ``path`` goes out with; ``KeyError`` where
-        nothing is cached."""
-        upstream = self._routes[path].upstream
+        no whole answer is cached: embeddings are kept one by one."""
+        route = self._routes[path]
+        if isinstance(route, EmbeddingRoute):
+            raise KeyError(path)
+        upstream = route.upstream
         return upstream.provider, upstream.url(path), forwarded(upstream, headers)

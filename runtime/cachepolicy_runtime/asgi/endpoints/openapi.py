@@ -166,7 +166,7 @@ _PROBLEMS = {
     400: "The body says nothing, or something unknown.",
     401: "There is no token.",
     403: "The token is wrong, or none is configured.",
-    404: "The application caches nothing at that path.",
+    404: "The application caches no whole answers at that path.",
     413: "The body is too long.",
     429: "Another batch is under way.",
     501: "The application does not support it.",
