@@ -16,6 +16,8 @@ import pytest
 from tests.replicas import CACHES, Replica, Site, bearer, limit
 from tests.servers import Server
 
+from cachepolicy import Duration
+from cachepolicy_runtime import standin
 from cachepolicy_runtime.usage import Usage, usage_of
 
 TENANT = [{"type": "Tenant"}]
@@ -159,6 +161,19 @@ async def test_a_limit_by_model_counts_each_model_by_itself(site: Site) -> None:
         assert [await status(number, "other") for number in range(3)] == [200, 200, 200]
         hit = await second.chat("question 0", model="gpt-x")
     assert "hit" in hit.headers["cache-status"]
+
+
+async def test_calls_of_a_model_under_way_are_counted_until_they_end(site: Site) -> None:
+    """However they end: answered, failed, or as a stream."""
+    by = [{"type": "Tenant"}, {"type": "Model"}]
+    site.provider = standin.create_app(Duration.parse("200ms"))
+    site.apply({"rateLimits": {"parallel": {"by": by, "unit": "Concurrency", "limit": 1}}})
+    async with site.replicas() as (first, second):
+        for more in ({}, {"metadata": {"standin": "status=500"}}, {"stream": True}):
+            got = await asyncio.gather(first.chat("one", **more), second.chat("two", **more))
+            statuses = sorted(answer.status_code for answer in got)
+            assert statuses[1 if statuses[0] == 200 else 0] == 429
+        assert (await second.chat("three")).status_code == 200
 
 
 async def test_weights_say_what_a_token_costs(site: Site) -> None:
