@@ -75,6 +75,8 @@ class CachedFunction:
     """One decorated function: its keys, and its results as JSON."""
 
     def __init__(self, runtime: CacheRuntime, function: Callable[..., Any], options: Options) -> None:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ValueError("what a generator yields is not cached: return a list")
         self.name = options.name or f"{function.__module__}.{function.__qualname__}"
         if not 0 < len(self.name) <= MAX_NAME:
             raise ValueError(f"the name of a cached function has 1 to {MAX_NAME} characters: give name=")

@@ -280,6 +280,9 @@ def test_wrong_options_are_refused_where_they_are_written(runtime: CacheRuntime)
     async def answer(number: int) -> int:
         return number
 
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
     with pytest.raises(ValueError, match="not a duration"):
         runtime.cached(ttl="1 day")
     with pytest.raises(ValueError, match="longer than nothing"):
@@ -288,6 +291,8 @@ def test_wrong_options_are_refused_where_they_are_written(runtime: CacheRuntime)
         runtime.cached(key=lambda number: number, ignore=("number",))
     with pytest.raises(ValueError, match="no parameter nmber to ignore"):
         runtime.cached(ignore=("nmber",))(answer)
+    with pytest.raises(ValueError, match="return a list"):
+        runtime.cached()(numbers)
     with pytest.raises(ValueError, match="1 to 128 characters"):
         runtime.cached(name="x" * 129)(answer)
 

@@ -161,5 +161,16 @@ async def test_threads_are_told_when_the_runtime_does_not_run() -> None:
         await asyncio.to_thread(client.models.list)
 
 
+async def test_a_client_of_another_event_loop_is_told_so(sut: Trial) -> None:
+    """The connections to Redis are the runtime's loop's own."""
+    client = sut.openai(max_retries=0)
+
+    def elsewhere() -> None:
+        asyncio.run(client.chat.completions.create(model="gpt-x", messages=HI))
+
+    with pytest.raises(NotRunningError, match="thread_client"):
+        await asyncio.to_thread(elsewhere)
+
+
 async def _asked(sut: Trial, times: int) -> bool:
     return await sut.asked("atOnce") >= times

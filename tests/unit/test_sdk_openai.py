@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from tests.clients import ACME, GLOBEX, HI, Trial, trial
+from tests.replicas import until
 
 from cachepolicy_runtime import acting_as
 
@@ -77,6 +78,45 @@ async def test_a_request_may_ask_for_a_fresh_answer(sut: Trial) -> None:
     fresh = {"Cache-Control": "no-cache"}
     await client.chat.completions.create(model="gpt-x", messages=HI, extra_headers=fresh)
     assert await sut.asked() == 2
+
+
+async def test_what_must_come_from_the_cache_is_refused_at_once_where_it_is_not_there(sut: Trial) -> None:
+    """The SDK would otherwise try again, twice, and find no more than before."""
+    only = {"Cache-Control": "only-if-cached"}
+    client = sut.openai()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(model="gpt-x", messages=HI, extra_headers=only)
+    assert caught.value.status_code == 504
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    await client.chat.completions.create(model="gpt-x", messages=HI)
+    assert (await client.chat.completions.create(model="gpt-x", messages=HI, extra_headers=only)).choices
+    assert await sut.asked() == 1
+
+
+async def test_a_stale_answer_is_renewed_after_the_sdk_has_it(tmp_path: Path) -> None:
+    policy = {"responseCache": {"ttl": "1ms", "staleWhileRevalidate": "1h"}}
+    async with trial(tmp_path, policy) as sut:
+        client = sut.openai()
+        await client.chat.completions.create(model="gpt-x", messages=HI)
+
+        async def stale() -> bool:
+            raw = await client.chat.completions.with_raw_response.create(model="gpt-x", messages=HI)
+            return raw.headers["cache-status"].endswith("detail=stale")
+
+        await until(stale)
+        await until(lambda: renewed(sut))
+
+
+async def renewed(sut: Trial) -> bool:
+    return await sut.asked() > 1
+
+
+async def test_a_whole_answer_can_be_read_as_a_stream_of_bytes(sut: Trial) -> None:
+    streaming = sut.openai().chat.completions.with_streaming_response
+    for _ in range(2):
+        async with streaming.create(model="gpt-x", messages=HI) as response:
+            assert (await response.parse()).choices
+    assert await sut.asked() == 1
 
 
 async def test_requests_at_the_same_time_are_one_request(tmp_path: Path) -> None:

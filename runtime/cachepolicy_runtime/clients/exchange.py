@@ -7,6 +7,7 @@ about who calls: that comes from the runtime, never from a header.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,9 +20,11 @@ from cachepolicy.identity import Identity
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.caching import CACHE_NAME
 from cachepolicy_runtime.caller import acting_as
-from cachepolicy_runtime.clients.refusals import refusal, unusable
+from cachepolicy_runtime.clients.bridge import NotRunningError
+from cachepolicy_runtime.clients.refusals import NO_RETRY, refusal, unusable
 from cachepolicy_runtime.embedding_calls import EmbeddingRequest, ProviderRefusedError
 from cachepolicy_runtime.embeddings import EmbeddingError
+from cachepolicy_runtime.freshness import asked_for
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.spend import LimitedError, Spending
 from cachepolicy_runtime.streams import ByteStream
@@ -80,6 +83,7 @@ class Exchange:
 
     async def answer(self, sent: Sent, path: str, forward: Forward) -> Reply:
         """The cached answer, else the provider's. What ``forward`` raises passes through."""
+        self._at_home()
         body = _object(sent.content)
         if body is None:
             return Reply(
@@ -99,6 +103,15 @@ class Exchange:
         finally:
             calling.answered = True
 
+    def _at_home(self) -> None:
+        """The stores belong to one event loop, and so does whoever uses them."""
+        home = self._runtime.loop
+        if home is not None and home is not asyncio.get_running_loop():
+            raise NotRunningError(
+                "this client belongs to the event loop that the runtime runs on: use runtime.thread_client(…), or "
+                "a runtime of this loop's own"
+            )
+
     async def _generated(self, request: UpstreamRequest, calling: _Calling, who: Identity | None) -> Reply:
         outcome = await self._responses.get_or_call(
             request,
@@ -107,6 +120,10 @@ class Exchange:
             identity=who,
             tags=self._responses.tags_in(request.headers),
         )
+        if asked_for(request.cache_control).only_if_cached and not outcome.hit:
+            return Reply(
+                outcome.answer, {**outcome.headers, **NO_RETRY}
+            )  # it would be no other a second later
         return Reply(outcome.answer, outcome.headers)
 
     async def _embedded(self, request: UpstreamRequest, calling: _Calling, who: Identity | None) -> Reply:

@@ -13,6 +13,7 @@ from cachepolicy_runtime.ratelimit_answer import PROBLEM_JSON, headers, problem,
 #: SDKs sleep as long as ``Retry-After`` says, up to a minute or two, before they try again. A request that waits
 #: here holds its caller's connection, so beyond this many seconds the error is raised at once.
 RETRY_WITHIN_S = 5
+NO_RETRY = {"x-should-retry": "false"}
 
 
 def refusal(decision: Decision) -> Answer:
