@@ -66,6 +66,8 @@ class Limit:
 
     def route(self, path: str) -> str | None:
         """The first of its paths that this one matches."""
+        if not path:
+            return None
         return next((glob for glob, pattern in self.paths if pattern.fullmatch(path)), None)
 
     def check(self, subject: Subject, keys: KeyLayout, weight: int = 1) -> Check | None:
