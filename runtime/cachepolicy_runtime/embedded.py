@@ -15,7 +15,7 @@ class Embedded:
     """The embeddings of a batch.
 
     Attributes:
-        blobs: one per input, in their order, as little-endian float32.
+        blobs: one per input, in their order: little-endian float32, as bytes or as a view of bytes.
         hits: distinct inputs that the cache gave.
         computed: distinct inputs that the provider was asked for.
         bypass: why the cache was not used, as a word; None when it was.

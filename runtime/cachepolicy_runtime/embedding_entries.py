@@ -13,13 +13,13 @@ from cachepolicy_runtime.embedding_counts import EmbeddingCounts
 from cachepolicy_runtime.envelope import Entry, Opener, expiry_of, pack
 from cachepolicy_runtime.store.errors import StoreUnavailable
 from cachepolicy_runtime.store.port import CacheItem
-from cachepolicy_runtime.vectors import FLOAT16, FLOAT32, WIDTHS, Blob, from_half, to_half
+from cachepolicy_runtime.vectors import FLOAT16, FLOAT32, WIDTHS, Blob, Buffer, from_half, to_half
 
 T = TypeVar("T")
 
-#: Inputs in one command: 200 KB at 1536 dimensions. All commands of a batch leave together, and what came first is
+#: Inputs in one command: 400 KB at 1536 dimensions. All commands of a batch leave together, and what came first is
 #: checked while the rest is on its way: the store is heard often, and the event loop is never held for long.
-PART = 32
+PART = 64
 
 _FORMATS = {VectorEncoding.FLOAT32: FLOAT32, VectorEncoding.FLOAT16: FLOAT16}
 
@@ -55,11 +55,11 @@ class Entries:
         self._store = view.store
         self._format = stored_as(places.rules)
         self._opener = Opener(view.secret, places.stamp, self._format)
-        self._worn: dict[Hashable, bytes] = {}
+        self._worn: dict[Hashable, Buffer] = {}
 
     async def read(self, dimensions: int | None) -> dict[Hashable, Blob]:
         """The known vectors; none where they are not of one length, the one that is asked for."""
-        found: dict[Hashable, bytes] = {}
+        found: dict[Hashable, Buffer] = {}
         parts = _parts(list(self._places.names.items()))
         for part in await asyncio.gather(*map(self._open, parts)):
             found.update(part)
@@ -82,18 +82,20 @@ class Entries:
 
     def _rounded(
         self, vectors: Mapping[Hashable, Blob]
-    ) -> tuple[dict[Hashable, bytes], dict[Hashable, Blob]]:
+    ) -> tuple[dict[Hashable, Buffer], dict[Hashable, Blob]]:
         if self._format == FLOAT32:
             return dict(vectors), dict(vectors)
-        halves = {item: half for item, blob in vectors.items() if (half := to_half(blob)) is not None}
+        halves: dict[Hashable, Buffer] = {
+            item: half for item, blob in vectors.items() if (half := to_half(blob)) is not None
+        }
         return halves, {**vectors, **_widened(halves)}
 
-    async def _open(self, part: list[tuple[Hashable, str]]) -> dict[Hashable, bytes]:
+    async def _open(self, part: list[tuple[Hashable, str]]) -> dict[Hashable, Buffer]:
         """The valid payloads of one command's entries."""
         names = [name for _, name in part]
         data = await self._fetch(names)
         payloads = self._opener.payloads(names, data)
-        found = {
+        found: dict[Hashable, Buffer] = {
             item: payload for (item, _), payload in zip(part, payloads, strict=True) if payload is not None
         }
         if self._places.rules.expire_after is ExpireAfter.ACCESS:
@@ -104,7 +106,7 @@ class Entries:
         self,
         part: list[tuple[Hashable, str]],
         data: Iterable[bytes | None],
-        found: Mapping[Hashable, bytes],
+        found: Mapping[Hashable, Buffer],
     ) -> None:
         """Those in the second half of their time to live. An entry in steady use is so written twice in that time; a
         command that moves its expiry would be sent at each hit, for the envelope says when it was written, not
@@ -122,7 +124,7 @@ class Entries:
             self._leave_the_store()
             return await self._store.mget(names)
 
-    async def _put(self, payloads: Mapping[Hashable, bytes]) -> None:
+    async def _put(self, payloads: Mapping[Hashable, Buffer]) -> None:
         items = [self._item(self._places.names[item], payload) for item, payload in payloads.items()]
         await asyncio.gather(*map(self._put_part, _parts(items)))
 
@@ -133,9 +135,9 @@ class Entries:
             self._leave_the_store()
             await self._store.mput(items)
 
-    def _item(self, name: str, payload: bytes) -> CacheItem:
+    def _item(self, name: str, payload: Buffer) -> CacheItem:
         ttl_ms = self._places.rules.ttl.milliseconds
-        entry = Entry(self._places.stamp, self._now_ms(), ttl_ms, self._format, payload)
+        entry = Entry(self._places.stamp, self._now_ms(), ttl_ms, self._format, bytes(payload))
         return CacheItem(name, pack(self._view.secret, name, entry, compress_from=None), ttl_ms)
 
     def _leave_the_store(self) -> None:
@@ -153,5 +155,5 @@ def _worn(data: bytes, now_ms: int) -> bool:
     return now_ms - stored_at_ms > ttl_ms / 2
 
 
-def _widened(halves: dict[Hashable, bytes]) -> dict[Hashable, Blob]:
+def _widened(halves: dict[Hashable, Buffer]) -> dict[Hashable, Blob]:
     return {item: from_half(half) for item, half in halves.items()}

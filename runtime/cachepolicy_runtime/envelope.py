@@ -126,9 +126,9 @@ class Opener:
         self._payload_at = _SHAPE_AT + len(self._common)
         self._seals = secret.seals
 
-    def payloads(self, names: Iterable[str], values: Iterable[bytes | None]) -> list[bytes | None]:
-        """The payload of each value; None where :func:`unpack` finds no entry under this name, or one of another
-        stamp or type."""
+    def payloads(self, names: Iterable[str], values: Iterable[bytes | None]) -> list[memoryview | None]:
+        """A view of the payload of each value; None where :func:`unpack` finds no entry under this name, or one of
+        another stamp or type. A copy would take as long as everything else but the hash."""
         alike = [value if value is not None and self._alike(value) else None for value in values]
         seals = iter(
             self._seals.many(
@@ -138,7 +138,9 @@ class Opener:
             )
         )
         return [
-            value[self._payload_at :] if value is not None and _seal_is(value, next(seals)) else None
+            memoryview(value)[self._payload_at :]
+            if value is not None and _seal_is(value, next(seals))
+            else None
             for value in alike
         ]
 

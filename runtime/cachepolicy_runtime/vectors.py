@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+#: Bytes, or a view of them where they lie in the answer of the store.
+Buffer: TypeAlias = "bytes | memoryview"
 #: A vector as little-endian float32, four bytes for each number.
-Blob: TypeAlias = bytes
+Blob: TypeAlias = Buffer
 
 FLOAT32, FLOAT16 = "f32", "f16"
 #: Bytes of one number by the format it is stored in.
@@ -76,7 +78,9 @@ def _finite(blob: Blob) -> bool:
 
 def to_array(blob: Blob) -> array[float]:
     """An ``array('f')``."""
-    return _native(array("f", blob))
+    numbers = array("f")
+    numbers.frombytes(blob)
+    return _native(numbers)
 
 
 def to_floats(blob: Blob) -> list[float]:
@@ -101,7 +105,7 @@ def to_half(blob: Blob) -> bytes | None:
         return None
 
 
-def from_half(half: bytes) -> Blob:
+def from_half(half: Buffer) -> Blob:
     """Float32 of the same numbers, exactly."""
     numpy = _numpy()
     if numpy is not None:

@@ -12,6 +12,7 @@ from tests.caches import SECRET
 
 from cachepolicy_runtime.envelope import COMPRESS_FROM, MAGIC, Entry, Opener, expiry_of, pack, unpack
 from cachepolicy_runtime.keys import CacheSecret
+from cachepolicy_runtime.vectors import Buffer
 
 NAME = "shop/core:c:{acme}:r:openai:00"
 ENTRY = Entry("0123456789abcdef", 1_800_000_000_000, 600_000, "application/json", b'{"a": 1}', b"note")
@@ -28,12 +29,13 @@ entries = st.builds(
 )
 
 
-def opened(entry: Entry, data: bytes, name: str = NAME) -> bytes | None:
+def opened(entry: Entry, data: bytes, name: str = NAME) -> Buffer | None:
     """What an opener for the stamp and type of ``entry`` makes of ``data`` between two good values."""
     opener = Opener(SECRET, entry.stamp, entry.kind)
     good = pack(SECRET, NAME, entry._replace(note=b""), compress_from=None)
     before, payload, nothing, after = opener.payloads([NAME, name, NAME, NAME], [good, data, None, good])
-    assert (before, nothing, after) == (entry.payload, None, entry.payload)
+    assert before == entry.payload == after
+    assert nothing is None
     return payload
 
 
