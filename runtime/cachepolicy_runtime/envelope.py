@@ -126,7 +126,9 @@ class Opener:
         self._payload_at = _SHAPE_AT + len(self._common)
         self._seals = secret.seals
 
-    def payloads(self, names: Iterable[str], values: Iterable[bytes | None]) -> list[memoryview | None]:
+    def payloads(
+        self, names: Iterable[str], values: Iterable[bytes | None]
+    ) -> list[bytes | memoryview | None]:
         """A view of the payload of each value; None where :func:`unpack` finds no entry under this name, or one of
         another stamp or type. A copy would take as long as everything else but the hash."""
         alike = [value if value is not None and self._alike(value) else None for value in values]
