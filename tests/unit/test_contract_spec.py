@@ -89,3 +89,44 @@ def test_a_list_is_not_called_too_short_for_an_item_that_is_wrong() -> None:
     assert found.splitlines() == [
         "spec.rateLimits.per-tenant.rates[0].limit: input should be greater than or equal to 1"
     ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "needed", "spends"),
+    [
+        (LIMIT, ["rateLimits/requests"], False),
+        ({**LIMIT, "algorithm": "Log"}, ["rateLimits/requests"], False),
+        ({**LIMIT, "unit": "Tokens"}, ["rateLimits/tokens"], True),
+        ({"by": LIMIT["by"], "unit": "Concurrency", "limit": 1}, ["rateLimits/concurrency"], False),
+        ({**LIMIT, "match": {"models": ["x"]}}, ["rateLimits/requests", "rateLimits/model"], True),
+        ({**LIMIT, "by": [{"type": "Model"}]}, ["rateLimits/requests", "rateLimits/model"], True),
+        (
+            {**LIMIT, "by": [{"type": "Route"}], "match": {"paths": ["/a"]}},
+            ["rateLimits/requests", "rateLimits/route"],
+            False,
+        ),
+        (
+            {**LIMIT, "by": [{"type": "Header", "name": "X-Team"}], "mode": "Shadow"},
+            ["rateLimits/requests", "rateLimits/header", "rateLimits/mode"],
+            False,
+        ),
+        ({**LIMIT, "mode": "Off"}, ["rateLimits/requests", "rateLimits/mode"], False),
+    ],
+)
+def test_a_limit_asks_for_what_an_older_reader_would_enforce_wrongly(
+    limit: dict[str, Any], needed: list[str], spends: bool
+) -> None:
+    """An exact log may be kept in sub-buckets: they admit less, never more."""
+    spec = parse_spec(with_value("rateLimits", {"a": limit}))
+    assert isinstance(spec, CachePolicySpec)
+    assert spec.rate_limits is not None
+    assert list(spec.rate_limits["a"].requires) == needed
+    assert spec.rate_limits["a"].in_spend_phase is spends
+
+
+def test_trusted_proxies_ask_for_a_reader_that_knows_them() -> None:
+    spec = parse_spec(with_value("core.trustedProxies", ["10.0.0.0/8", "fd00::/8", "192.0.2.1"]))
+    assert isinstance(spec, CachePolicySpec)
+    assert [str(cidr) for cidr in spec.core.trusted_proxies] == ["10.0.0.0/8", "fd00::/8", "192.0.2.1"]
+    assert spec.core.requires == ("trustedProxies",)
+    assert CachePolicySpec.model_validate(FULL).core.requires == ()

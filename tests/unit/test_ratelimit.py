@@ -10,7 +10,7 @@ import pytest
 
 from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
-from cachepolicy.limits import RateLimit
+from cachepolicy.limits import RateLimit, Unit
 from cachepolicy_runtime.ratelimit import Decision, Outcome, RateLimiter, RateReport, Subject, compile_limits
 from cachepolicy_runtime.ratelimit_answer import headers, problem, rate_limit, rate_limit_policy, status_of
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
@@ -202,3 +202,62 @@ async def test_a_limit_with_several_windows_reports_each_under_a_name_of_its_own
     limits = compile_limits({"a": limit("IP", rates=((5, "1m"), (9, "1h"))), "b": limit("IP")})
     decision = await RateLimiter(memory(), memory(), lambda: 1).admit(limits, KEYS, request())
     assert [rate.policy for rate in decision.rates] == ["a/1m", "a/1h", "b"]
+
+
+MIXED = Decision(
+    Outcome.LIMITED,
+    (
+        RateReport("tokens", 200_000, 60_000, 12, 60_000, 0, Unit.TOKENS),
+        RateReport("parallel", 20, 0, 0, 0, 1000, Unit.CONCURRENCY),
+        RateReport("short", 5, 100, 5, 0, 0),
+    ),
+)
+
+
+def test_units_other_than_requests_are_named_and_slots_have_no_window() -> None:
+    """draft-ietf-httpapi-ratelimit-headers-11, 3.1.2; a window is whole seconds and never 0."""
+    assert rate_limit_policy(MIXED) == (
+        '"tokens";q=200000;qu="tokens";w=60, "parallel";q=20;qu="concurrent-requests", "short";q=5;w=1'
+    )
+    assert rate_limit(MIXED) == '"tokens";r=12;t=60, "parallel";r=0, "short";r=5;t=0'
+    assert dict(headers(MIXED))[b"retry-after"] == b"1"
+
+
+def test_retry_after_is_never_earlier_than_the_window_that_is_told() -> None:
+    """Draft 11, 6: what refuses tells when it has room, not when all of it is free."""
+    windows = [item.split(";") for item in rate_limit(REFUSED).split(", ")]
+    refusing = [int(parts[2][2:]) for parts in windows if parts[1] == "r=0"]
+    assert refusing
+    assert int(dict(headers(REFUSED))[b"retry-after"]) >= max(refusing)
+
+
+async def test_the_quota_header_is_made_once_and_names_all_limits_in_every_refusal() -> None:
+    """Also in one that is remembered, which knows only the window that refuses."""
+    limits = compile_limits(
+        {"narrow": limit("IP", rates=((1, "1m"),)), "wide": limit("IP", rates=((9, "1m"),))}
+    )
+    limiter = RateLimiter(Counting(), memory(), lambda: 1)
+    told = [dict(headers(await limiter.admit(limits, KEYS, request()))) for _ in range(3)]
+    assert {headers_[b"ratelimit-policy"] for headers_ in told} == {b'"narrow";q=1;w=60, "wide";q=9;w=60'}
+    assert told[1][b"ratelimit"].count(b'"') == 4
+    assert told[2][b"ratelimit"].startswith(b'"narrow";r=0;t=')
+    assert told[2][b"ratelimit"].count(b'"') == 2
+
+
+class Counting:
+    """A store that is not this process's memory."""
+
+    def __init__(self) -> None:
+        self._memory = memory()
+
+    async def admit(self, checks: Sequence[Check], **more: Any) -> Admission:
+        return self._memory.decide(checks, **more)
+
+    async def adjust(self, adjustments: Sequence[Adjustment]) -> None:
+        self._memory.correct(adjustments)
+
+    async def renew(self, leases: Sequence[Lease], timeout_ms: int) -> None:
+        await self._memory.renew(leases, timeout_ms)
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        self._memory.release(leases)
