@@ -43,7 +43,7 @@ SCRIPTS = (
 STORE_KINDS = ("memory", *KINDS)
 LAYOUT = KeyLayout("masterclaw/core")
 #: A machine that is busy with other things must not make a test fail; deadlines are tested by themselves.
-PATIENT = TransportSettings(deadline_s=5.0)
+PATIENT = TransportSettings(deadline_s=5.0, connect_deadline_s=5.0)
 
 
 @dataclass(frozen=True)

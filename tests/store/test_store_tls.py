@@ -21,15 +21,17 @@ import trustme
 from tests.fleets import free_port
 from tests.fronts import front
 from tests.servers import Server
-from tests.stores import PATIENT
 
 from cachepolicy_runtime.store.endpoint import Credentials as Login
 from cachepolicy_runtime.store.endpoint import fixed, parse_url
 from cachepolicy_runtime.store.errors import StoreUnavailable
 from cachepolicy_runtime.store.redis import RedisTransport
 from cachepolicy_runtime.store.tls import TlsFiles
+from cachepolicy_runtime.store.transport import TransportSettings
 
 HOST = "127.0.0.1"
+#: A handshake of a busy machine.
+UNHURRIED = TransportSettings(deadline_s=20.0, connect_deadline_s=20.0)
 UNTRUSTED = "the server's certificate is not trusted: no known authority signed it"
 #: A server says which of them, and asyncio does not always hand it on.
 WANTS_ANOTHER = {
@@ -70,17 +72,21 @@ def show(files: TlsFiles, by: trustme.CA) -> None:
 
 
 @asynccontextmanager
-async def transport_over(port: int, files: TlsFiles, host: str = HOST) -> AsyncIterator[RedisTransport]:
+async def transport_over(
+    port: int, files: TlsFiles, host: str = HOST, settings: TransportSettings = UNHURRIED
+) -> AsyncIterator[RedisTransport]:
     address = parse_url(f"rediss://{host}:{port}")[0]
-    transport = RedisTransport("state", address, fixed(Login()), PATIENT, tls=files)
+    transport = RedisTransport("state", address, fixed(Login()), settings, tls=files)
     try:
         yield transport
     finally:
         await transport.aclose()
 
 
-async def reason(port: int, files: TlsFiles, host: str = HOST) -> str:
-    async with transport_over(port, files, host) as transport:
+async def reason(
+    port: int, files: TlsFiles, host: str = HOST, settings: TransportSettings = UNHURRIED
+) -> str:
+    async with transport_over(port, files, host, settings) as transport:
         with pytest.raises(StoreUnavailable) as caught:
             await transport.call("PING")
     return caught.value.reason
@@ -110,7 +116,7 @@ async def test_any_other_is_not_and_the_reason_says_why(
             "the server's certificate is for another host name"
         )
     async with front(valkey.url) as plain:
-        assert await reason(plain.port, files) == (
+        assert await reason(plain.port, files, settings=TransportSettings(deadline_s=5.0)) == (
             "the TLS handshake got no answer: the server may not speak TLS"
         )
 
