@@ -143,9 +143,10 @@ class Spending:
 
     async def _paid(self, request: UpstreamRequest, call: Call, bill: _Bill) -> Answer | ByteStream:
         asking = bill.tokens and _has_to_be_asked(request)
-        sent = replace(request, body=asking_for_usage(request.body)) if asking else request
         try:
-            answer = await call(sent)
+            answer = await call(replace(request, body=asking_for_usage(request.body)) if asking else request)
+            if asking and _knows_no_options(answer):
+                asking, answer = False, await call(request)
         except asyncio.CancelledError:
             bill.settle_later(bill.guess_of(None, 0))  # the provider has read the input by now
             raise
@@ -160,10 +161,12 @@ class Spending:
             await bill.settle(bill.whole(answer))
         return answer
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Whoever waits for it may be cancelled, and it goes on."""
         task = asyncio.get_running_loop().create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+        return task
 
 
 class _Bill:
@@ -174,7 +177,7 @@ class _Bill:
         limiter: RateLimiter,
         reserved: Reservation,
         guess: Usage,
-        run: Callable[[Coroutine[Any, Any, None]], None],
+        run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._limiter = limiter
         self._reserved = reserved
@@ -186,13 +189,13 @@ class _Bill:
         return self._reserved.tokens
 
     async def settle(self, spent: Usage) -> None:
-        await self._limiter.settle(self._reserved, spent)
+        await asyncio.shield(self.settle_later(spent))
 
     async def refund(self) -> None:
-        await self._limiter.refund(self._reserved)
+        await asyncio.shield(self._run(self._limiter.refund(self._reserved)))
 
-    def settle_later(self, spent: Usage) -> None:
-        self._run(self._limiter.settle(self._reserved, spent))
+    def settle_later(self, spent: Usage) -> asyncio.Task[None]:
+        return self._run(self._limiter.settle(self._reserved, spent))
 
     def whole(self, answer: Answer) -> Usage:
         """What a whole answer cost, guessed by its length where it does not say."""
@@ -249,6 +252,11 @@ class _Metered:
 def _has_to_be_asked(request: UpstreamRequest) -> bool:
     """Whether this is a stream that tells its usage only when asked, and was not asked by its caller."""
     return request.streaming and _path(request).endswith(_TELL_WHEN_ASKED) and not usage_asked(request.body)
+
+
+def _knows_no_options(answer: Answer | ByteStream) -> bool:
+    """A provider that refuses the field: older ones, and some that copy the API."""
+    return isinstance(answer, Answer) and answer.status in (400, 422) and b"stream_options" in answer.body
 
 
 def _path(request: UpstreamRequest) -> str:

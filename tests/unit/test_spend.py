@@ -37,6 +37,7 @@ class Limiter:
         self.tokens = tokens
         self.asked: list[tuple[Subject, Usage, Admitted | None]] = []
         self.done: list[Usage | str] = []
+        self.began = asyncio.Event()
 
     async def reserve(
         self, limits: Any, keys: Any, subject: Subject, guess: Usage, admitted: Admitted | None = None
@@ -45,6 +46,7 @@ class Limiter:
         return REFUSED if self.refuses else SimpleNamespace(decision=ADMITTED, tokens=self.tokens)
 
     async def settle(self, reserved: Reservation, spent: Usage) -> None:
+        self.began.set()
         await asyncio.sleep(0)
         self.done.append(spent)
 
@@ -76,22 +78,25 @@ class Bench:
     """A spending phase over ``limiter``, for a provider that answers ``given``."""
 
     def __init__(
-        self, limiter: Limiter, given: Answer | ByteStream | BaseException, spends: bool = True
+        self, limiter: Limiter, *given: Answer | ByteStream | BaseException, spends: bool = True
     ) -> None:
         view = SpendView(
             cast(Any, SimpleNamespace(spends=spends)), KeyLayout("shop/core"), cast(Any, limiter)
         )
         self.spending = Spending(lambda: view)
         self.limiter = limiter
-        self.given = given
+        self.given = given[0]
+        self._given = list(given)
         self.sent: list[UpstreamRequest] = []
         self.scope: dict[str, Any] = {"type": "http"}
 
     async def send(self, request: UpstreamRequest) -> Answer | ByteStream:
+        """Each answer once, the last one for ever."""
         self.sent.append(request)
-        if isinstance(self.given, BaseException):
-            raise self.given
-        return self.given
+        given = self._given.pop(0) if len(self._given) > 1 else self._given[0]
+        if isinstance(given, BaseException):
+            raise given
+        return given
 
     async def call(self, url: str = URL, **more: Any) -> Answer | ByteStream:
         """As the work of a request with this scope."""
@@ -206,6 +211,29 @@ async def test_only_streams_that_must_be_asked_are_asked(url: str, limiter: Limi
     bench = Bench(limiter, Given(CHAT))
     await bench.call(url, stream=True)
     assert "stream_options" not in bench.sent[0].body
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_provider_that_refuses_the_question_is_not_asked_it(status: int) -> None:
+    """The caller never sent that field; any other refusal is his."""
+    refusal = answer(status, error={"message": "unknown field stream_options"})
+    bench = Bench(Limiter(), refusal, Given(TEXTS + DONE))
+    assert await bench.read() == TEXTS + DONE
+    assert ["stream_options" in request.body for request in bench.sent] == [True, False]
+    assert await bench.done() == [Usage(GUESS.input, 0, 3)]
+    other = Bench(Limiter(), answer(status, error={"message": "unknown model"}))
+    assert await other.call(stream=True) is other.given
+    assert (len(other.sent), await other.done()) == (1, ["refund"])
+
+
+async def test_a_settlement_goes_on_when_its_caller_is_cancelled_meanwhile() -> None:
+    bench = Bench(Limiter(), answer(usage={"prompt_tokens": 7, "completion_tokens": 3}))
+    working = asyncio.create_task(bench.call())
+    await bench.limiter.began.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert await bench.done() == [Usage(7, 0, 3)]
 
 
 async def test_a_stream_without_usage_is_counted_by_what_came() -> None:
