@@ -114,8 +114,7 @@ def unpack(secret: CacheSecret, name: str, data: bytes) -> Entry | None:
 class Opener:
     """Opens many envelopes of one stamp and one type that have no note and were not compressed.
 
-    A third of the time of :func:`unpack`: what all of them must have in common is compared as one piece, and
-    before the seal, which costs most.
+    What all of them must have in common is compared as one piece, and before the seal, which costs most.
     """
 
     __slots__ = ("_common", "_payload_at", "_seals")
