@@ -49,7 +49,8 @@ def asking_for_usage(body: Mapping[str, Any]) -> dict[str, Any]:
 class Meter:
     """Follows one stream. ``hide`` leaves out the chunk that holds nothing but the usage.
 
-    ``usage`` is what the provider told so far, None before it told anything.
+    ``usage`` is what the provider told so far, None before it told anything; ``whole`` whether that counts all of
+    the answer: what Anthropic tells at the beginning does not.
     """
 
     def __init__(self, *, hide: bool = False) -> None:
@@ -57,6 +58,7 @@ class Meter:
         self._splitter = EventSplitter(MAX_EVENT_BYTES)
         self._told: dict[str, Any] = {}
         self._text_bytes = 0
+        self.whole = False
 
     @property
     def usage(self) -> Usage | None:
@@ -91,6 +93,7 @@ class Meter:
         told = _usage_in(body)
         if told is None:
             return False
+        self.whole = self.whole or "message" not in body
         self._told |= {name: value for name, value in told.items() if value is not None}
         return self._hide and body.get("choices") == []
 

@@ -13,7 +13,7 @@ its back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +22,9 @@ from cachepolicy.identity import Identity
 from cachepolicy.keys import KeyLayout
 from cachepolicy_runtime.answers import Answer
 from cachepolicy_runtime.asgi.types import Scope
+from cachepolicy_runtime.bill import Bill, MeteredStream
 from cachepolicy_runtime.caller import current_scope
-from cachepolicy_runtime.estimate import estimate, tokens_in
+from cachepolicy_runtime.estimate import estimate
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.metering import Meter, asking_for_usage, usage_asked
 from cachepolicy_runtime.ratelimit import (
@@ -32,11 +33,9 @@ from cachepolicy_runtime.ratelimit import (
     Decision,
     Limits,
     RateLimiter,
-    Reservation,
     Subject,
 )
 from cachepolicy_runtime.streams import ByteStream
-from cachepolicy_runtime.usage import Usage, usage_of_json
 
 #: Only these streams tell no usage of their own accord, and only these know how to be asked.
 _TELL_WHEN_ASKED = ("/chat/completions", "/completions")
@@ -134,14 +133,14 @@ class Spending:
         if isinstance(reserved, Decision):
             raise LimitedError(reserved)
         spender.told(reserved.decision)
-        return await self._paid(request, call, _Bill(view.limiter, reserved, guess, self._in_background))
+        return await self._paid(request, call, Bill(view.limiter, reserved, guess, self._in_background))
 
     async def aclose(self) -> None:
         """Wait for the settlements under way."""
         while self._settling:
             await asyncio.gather(*self._settling, return_exceptions=True)
 
-    async def _paid(self, request: UpstreamRequest, call: Call, bill: _Bill) -> Answer | ByteStream:
+    async def _paid(self, request: UpstreamRequest, call: Call, bill: Bill) -> Answer | ByteStream:
         asking = bill.tokens and _has_to_be_asked(request)
         try:
             answer = await call(replace(request, body=asking_for_usage(request.body)) if asking else request)
@@ -154,7 +153,7 @@ class Spending:
             await bill.refund()
             raise
         if not isinstance(answer, Answer):
-            return _Metered(answer, Meter(hide=asking), bill)
+            return MeteredStream(answer, Meter(hide=asking), bill)
         if answer.status >= 400:
             await bill.refund()
         else:
@@ -167,86 +166,6 @@ class Spending:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         return task
-
-
-class _Bill:
-    """One reservation, to be settled or given back once."""
-
-    def __init__(
-        self,
-        limiter: RateLimiter,
-        reserved: Reservation,
-        guess: Usage,
-        run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-    ) -> None:
-        self._limiter = limiter
-        self._reserved = reserved
-        self._guess = guess
-        self._run = run
-
-    @property
-    def tokens(self) -> bool:
-        return self._reserved.tokens
-
-    async def settle(self, spent: Usage) -> None:
-        await asyncio.shield(self.settle_later(spent))
-
-    async def refund(self) -> None:
-        await asyncio.shield(self._run(self._limiter.refund(self._reserved)))
-
-    def settle_later(self, spent: Usage) -> asyncio.Task[None]:
-        return self._run(self._limiter.settle(self._reserved, spent))
-
-    def whole(self, answer: Answer) -> Usage:
-        """What a whole answer cost, guessed by its length where it does not say."""
-        told = usage_of_json(answer.body) if self.tokens else None
-        return told or self.guess_of(None, min(self._guess.output, tokens_in(len(answer.body))))
-
-    def guess_of(self, told: Usage | None, streamed: int) -> Usage:
-        """What a call cost that did not tell it to the end: its input, and the output that came."""
-        known = told or Usage()
-        if not known.input + known.cached_input:
-            known = replace(known, input=self._guess.input)
-        return replace(known, output=max(known.output, streamed))
-
-
-class _Metered:
-    """A stream that is paid when it ends, by what it told; where it is cut off, by what came of it."""
-
-    def __init__(self, stream: ByteStream, meter: Meter, bill: _Bill) -> None:
-        self._stream = stream
-        self._meter = meter
-        self._bill: _Bill | None = bill
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._stream.headers
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream.chunks():
-                if passed := self._meter.feed(chunk):
-                    yield passed
-            if rest := self._meter.end():
-                yield rest
-            await self._pay_whole()
-        finally:
-            self._pay_part()
-
-    async def aclose(self) -> None:
-        self._pay_part()
-        await self._stream.aclose()
-
-    async def _pay_whole(self) -> None:
-        bill, self._bill = self._bill, None
-        if bill is not None:
-            await bill.settle(self._meter.usage or bill.guess_of(None, self._meter.streamed))
-
-    def _pay_part(self) -> None:
-        """What came of a stream that is cut off: nothing can be awaited where its caller is cancelled."""
-        bill, self._bill = self._bill, None
-        if bill is not None:
-            bill.settle_later(bill.guess_of(self._meter.usage, self._meter.streamed))
 
 
 def _has_to_be_asked(request: UpstreamRequest) -> bool:

@@ -277,6 +277,26 @@ async def test_anthropics_count_of_the_input_holds_where_its_stream_breaks() -> 
     assert await bench.done() == [Usage(9, 0, 10)]
 
 
+async def test_a_stream_that_ends_before_its_count_is_no_whole_answer() -> None:
+    """A proxy on the way may close it as if that were all."""
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
+    text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 40}}
+    bench = Bench(Limiter(), Given(sse(start, text, names=True)))
+    await bench.read()
+    assert await bench.done() == [Usage(9, 0, 10)]
+
+
+async def test_a_client_that_stops_reading_at_the_end_pays_what_was_told() -> None:
+    """SDKs close a stream when they see [DONE] or message_stop."""
+    bench = Bench(Limiter(), Given(TEXTS + USAGE, DONE))
+    stream = await bench.call(stream=True)
+    assert not isinstance(stream, Answer)
+    reading = stream.chunks()
+    await anext(reading)
+    await stream.aclose()
+    assert await bench.done() == [Usage(10, 2, 5)]
+
+
 async def test_embeddings_have_no_output() -> None:
     bench = Bench(Limiter(), answer(usage={"prompt_tokens": 2, "total_tokens": 2}))
     await bench.call("https://provider/v1/embeddings", messages=None, input=["a"])
