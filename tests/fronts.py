@@ -15,7 +15,8 @@ class Front:
 
     Attributes:
         delay_s: how long every piece of an answer is held back.
-        cut_after: bytes of answers after which a connection is cut; it is cut once, and then no more.
+        cut_after: bytes of an answer after which a connection is cut; once, and then no more.
+        keeps_cutting: not only once.
         answers: sent instead of the server's answers, one for each piece that a client sends; None: all its own.
         opened: connections so far.
     """
@@ -26,6 +27,7 @@ class Front:
         self.port = 0
         self.delay_s = 0.0
         self.cut_after: int | None = None
+        self.keeps_cutting = False
         self.answers: list[bytes] | None = None
         self.opened = 0
 
@@ -70,7 +72,8 @@ class Front:
                 await asyncio.sleep(self.delay_s)
                 if self.cut_after is not None and len(data) > self.cut_after:
                     writer.write(data[: self.cut_after])
-                    self.cut_after = None
+                    if not self.keeps_cutting:
+                        self.cut_after = None
                     await writer.drain()
                     break
                 writer.write(data)

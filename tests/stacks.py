@@ -39,6 +39,7 @@ class Core:
     log: Path
     program: Program = field(init=False)
     jars: dict[str, httpx.Cookies] = field(default_factory=dict)
+    _clients: dict[str, httpx.Client] = field(default_factory=dict)
 
     def start(self) -> None:
         self.program = Program(GATEWAY, self.log, {**self.environ, "POD_NAME": self.name})
@@ -48,13 +49,21 @@ class Core:
         self.program.process.kill()
         self.program.process.wait()
 
+    def leave(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
     def ask(
         self, method: str, path: str, who: str | None = "alice", seconds: float = PATIENCE_S, **more: Any
     ) -> httpx.Response:
         """One request; fails where it takes longer than ``seconds``."""
-        jar = self.jars.setdefault(who or "", httpx.Cookies())
-        with httpx.Client(base_url=self.program.url, cookies=jar, timeout=seconds) as client:
-            answer = client.request(method, path, headers=bearer(who) if who else {}, **more)
+        client = self._clients.get(who or "")
+        if client is None:
+            client = self._clients[who or ""] = httpx.Client()
+        client.cookies = self.jars.setdefault(who or "", httpx.Cookies())
+        headers = bearer(who) if who else {}
+        url = f"{self.program.url}{path}"
+        answer = client.request(method, url, headers=headers, timeout=seconds, **more)
         self.jars[who or ""] = client.cookies
         return answer
 
@@ -135,6 +144,7 @@ def running(folder: Path) -> Iterator[Stack]:
         cores = [Core(f"core-{number}", environ, folder / f"core-{number}.log") for number in range(2)]
         for core in cores:
             core.start()
+            stack.callback(core.leave)
             stack.callback(core.kill)
         yield Stack(site, node, before, provider, cores)
 
