@@ -21,6 +21,8 @@ from tests.programs import GATEWAY, STANDIN, Program
 from tests.replicas import ADMIN_TOKEN, CACHES, Site, bearer, chat
 from tests.servers import running
 
+#: The first test starts two programs, and each use of mc is one.
+pytestmark = pytest.mark.timeout(150)
 MC = (sys.executable, "-m", "cachepolicy_cli")
 
 

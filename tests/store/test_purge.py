@@ -21,10 +21,15 @@ from cachepolicy.keys import KeyLayout
 from cachepolicy.stamps import Scope
 from cachepolicy_runtime.store.redis_stores import RedisControlStore
 
+#: The first test starts five programs.
+pytestmark = pytest.mark.timeout(150)
 PROCESSES = 4
 #: What a purge may take, and what a machine that is busy with other things may add to a look at it.
 WITHIN_S, NOISE_S = 1.0, 0.5
-SECTIONS: dict[str, Any] = {"responseCache": {"tagHeader": "X-Cache-Tags"}, "embeddingCache": {}}
+SECTIONS: dict[str, Any] = {
+    "responseCache": {"tagHeader": "X-Cache-Tags", "local": {"maxBytes": "1Mi", "ttl": "30s"}},
+    "embeddingCache": {},
+}
 LIMIT: dict[str, Any] = {
     "sessions": {},
     "rateLimits": {"t": {"by": [{"type": "Tenant"}], "rates": [{"limit": 100000, "window": "1h"}]}},
