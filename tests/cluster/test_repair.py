@@ -120,7 +120,7 @@ def test_an_edited_pod_template_is_put_right_and_the_pod_with_it(fixed: Policy) 
 
     def as_before() -> bool:
         spec = fixed.cluster.need("StatefulSet", fixed.namespace, CACHE)["spec"]["template"]["spec"]
-        assert not spec.get("tolerations"), spec["tolerations"]
+        assert spec.get("tolerations") == before.get("tolerations"), spec["tolerations"]
         assert not spec["containers"][0].get("args"), spec["containers"][0]["args"]
         return bool(spec["containers"][0]["command"] == before["containers"][0]["command"])
 
