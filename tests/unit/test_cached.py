@@ -264,6 +264,19 @@ async def test_the_policy_goes_before_the_code(tmp_path: Path, ran: Calls) -> No
     assert ran.count == 2
 
 
+async def test_nothing_stale_is_given_whatever_the_policy_says_of_answers(tmp_path: Path, ran: Calls) -> None:
+    policy = {"responseCache": {"ttl": "1ms", "staleWhileRevalidate": "1h", "staleIfError": "1h"}}
+    async with trial(tmp_path, policy) as sut:
+
+        @sut.runtime.cached()
+        async def answer() -> int:
+            return ran()
+
+        with acting_as(ACME):
+            while ran.count < 3:
+                assert await answer() == ran.count
+
+
 async def test_secrets_are_not_kept(runtime: CacheRuntime, ran: Calls) -> None:
     @runtime.cached()
     async def token() -> str:

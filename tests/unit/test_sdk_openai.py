@@ -107,6 +107,13 @@ async def test_a_stale_answer_is_renewed_after_the_sdk_has_it(tmp_path: Path) ->
         await until(lambda: renewed(sut))
 
 
+async def test_the_providers_time_is_the_librarys_to_bound(sut: Trial) -> None:
+    """Only waiting for others is bounded here; this network has no timeouts of its own."""
+    client = sut.openai(max_retries=0, timeout=0.05)
+    knobs = {"x-standin": "delay=200ms"}
+    assert (await client.chat.completions.create(model="gpt-x", messages=HI, extra_headers=knobs)).choices
+
+
 async def renewed(sut: Trial) -> bool:
     return await sut.asked() > 1
 
