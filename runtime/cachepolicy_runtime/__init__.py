@@ -12,7 +12,14 @@ from cachepolicy_runtime.embeddings import Embedded, EmbeddingError, IndexedVect
 from cachepolicy_runtime.keys import UpstreamRequest
 from cachepolicy_runtime.responses import Outcome
 from cachepolicy_runtime.runtime import CacheRuntime
-from cachepolicy_runtime.session import Session
+from cachepolicy_runtime.session import (
+    Session,
+    SessionConflict,
+    SessionError,
+    SessionsUnavailable,
+    SessionTooLarge,
+)
+from cachepolicy_runtime.sessions import SessionInfo
 from cachepolicy_runtime.spend import LimitedError
 from cachepolicy_runtime.streams import ByteStream
 
@@ -28,7 +35,12 @@ __all__ = [
     "Outcome",
     "RateLimitMiddleware",
     "Session",
+    "SessionConflict",
+    "SessionError",
+    "SessionInfo",
     "SessionMiddleware",
+    "SessionTooLarge",
+    "SessionsUnavailable",
     "UpstreamRequest",
     "acting_as",
 ]

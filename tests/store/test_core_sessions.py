@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,12 @@ import httpx
 import pytest
 from tests.replicas import SESSIONS, Replica, Site, bearer, until
 from tests.servers import Server
+from tests.stores import LAYOUT, transport_to
+
+from cachepolicy.identity import Identity
+from cachepolicy.sessions import Sessions as SessionRules
+from cachepolicy_runtime.sessions import SessionPolicy, Sessions
+from cachepolicy_runtime.store.redis_sessions import RedisSessionStore
 
 HEADER = {"sessions": {"carrier": "Either"}}
 
@@ -154,3 +161,32 @@ async def test_listing_and_ending_are_503_while_the_store_is_away_and_the_end_co
             return bool(await lost.content(first) == {})
 
         await until(ended)
+
+
+async def test_a_flash_of_changes_over_replicas_with_connections_of_their_own_loses_none(
+    real_server: Server,
+) -> None:
+    """What another replica stored first comes with the answer that says so, and the change is made on it again."""
+    policy = SessionPolicy(LAYOUT, SessionRules())
+    transports = [transport_to(real_server.url) for _ in range(4)]
+    replicas = [
+        Sessions(RedisSessionStore(transport, LAYOUT), policy=lambda: policy) for transport in transports
+    ]
+    first = await replicas[0].open(policy, None)
+    first["n"] = 0
+    first.bind(Identity("acme", "ann"), label="phone")
+    await replicas[0].commit(policy, first)
+
+    def add(content: dict[str, Any]) -> None:
+        content["n"] += 1
+
+    async def change(replica: Sessions) -> None:
+        await replica.update(await replica.open(policy, first.session_id), add)
+
+    await asyncio.gather(*(change(replica) for replica in replicas * 25))
+    assert (await replicas[3].open(policy, first.session_id))["n"] == 100
+    assert sum(replica.counts.retried for replica in replicas) > 0
+    (listed,) = await replicas[1].list(Identity("acme", "ann"))
+    assert (listed.handle, listed.label) == (first.handle, "phone")
+    for transport in transports:
+        await transport.aclose()
