@@ -264,17 +264,22 @@ async def test_the_policy_goes_before_the_code(tmp_path: Path, ran: Calls) -> No
     assert ran.count == 2
 
 
-async def test_nothing_stale_is_given_whatever_the_policy_says_of_answers(tmp_path: Path, ran: Calls) -> None:
-    policy = {"responseCache": {"ttl": "1ms", "staleWhileRevalidate": "1h", "staleIfError": "1h"}}
-    async with trial(tmp_path, policy) as sut:
+async def test_no_old_result_hides_an_exception(tmp_path: Path, ran: Calls) -> None:
+    """Whatever the policy says of answers when a provider fails."""
+    async with trial(tmp_path, {"responseCache": {"ttl": "1ms", "staleIfError": "1h"}}) as sut:
 
         @sut.runtime.cached()
         async def answer() -> int:
-            return ran()
+            if ran() > 3:
+                raise LookupError
+            return ran.count
 
-        with acting_as(ACME):
-            while ran.count < 3:
+        async def until_it_fails() -> None:
+            while True:
                 assert await answer() == ran.count
+
+        with acting_as(ACME), pytest.raises(LookupError):
+            await until_it_fails()
 
 
 async def test_secrets_are_not_kept(runtime: CacheRuntime, ran: Calls) -> None:
