@@ -153,7 +153,8 @@ def _rest(show: Show, stats: Stats) -> Iterator[RenderableType]:
 
 def _servers(stats: Stats) -> Iterator[tuple[str, str]]:
     for name, store in stats["stores"].items():
-        yield f"{name} store", f"{store['status']} {store.get('reason', '')}".strip()
+        told = f"{store['status']} {store.get('reason', '')}".strip()
+        yield f"{name} store", f"{told}, {spelled(store['outages'])} outages" if store["outages"] else told
     server = stats["cacheServer"]
     yield "keys", spelled(server["keys"])
     yield "memory", f"{size(server['usedBytes'])} of {size(server['maxBytes'] or None)}"

@@ -38,6 +38,7 @@ class Family:
 INFO = Family("info", "gauge", "1, with the policy and the revision in force.", ("policy", "revision"))
 DEGRADED = Family("degraded", "gauge", "1 while /cache/health says degraded.")
 STORE_UP = Family("store_up", "gauge", "1 while the store answers.", ("store",))
+OUTAGES = Family("store_outages_total", "counter", "Times that the store was lost.", ("store",))
 LIVE = Family("live_processes", "gauge", "Processes that share the limits.")
 LOOKUPS = Family(
     "cache_lookups_total",
@@ -105,6 +106,7 @@ def _process(stats: Mapping[str, Any], health: Mapping[str, Any]) -> dict[Family
         INFO: [(labels, 1)],
         DEGRADED: [({}, float(health["status"] == "degraded"))],
         STORE_UP: _each("store", up),
+        OUTAGES: _each("store", {store: state["outages"] for store, state in stats["stores"].items()}),
     }
 
 

@@ -305,7 +305,7 @@ class CacheRuntime(Clients):
             "limits": self.limit_counts.as_dict(self.control.live),
             "sessions": status.session_stats(self.sessions.counts),
             "cacheServer": server.as_dict(),
-            "stores": status.stores(stores.transports),
+            "stores": status.store_stats(stores.transports),
         }
 
     @property

@@ -31,6 +31,12 @@ def stores(transports: Mapping[Role, Transport]) -> dict[str, Any]:
     return {str(role): _store(transports.get(role)) for role in Role}
 
 
+def store_stats(transports: Mapping[Role, Transport]) -> dict[str, Any]:
+    """The same with the number of outages that this process has seen."""
+    seen = {str(role): transport.outages for role, transport in transports.items()}
+    return {role: {**state, "outages": seen.get(role, 0)} for role, state in stores(transports).items()}
+
+
 def _store(transport: Transport | None) -> dict[str, str]:
     if transport is None:
         return {"status": MEMORY}

@@ -52,6 +52,7 @@ def test_a_probe_that_fails_waits_twice_as_long_up_to_the_bound() -> None:
         assert scene.breaker.begin_probe()
         scene.breaker.failed("no answer")
     assert pauses == [0.25, 0.5, 1.0, 1.0]
+    assert scene.breaker.opened == 1, "it is one outage however often somebody looked"
 
 
 def test_a_probe_that_is_answered_closes_it() -> None:

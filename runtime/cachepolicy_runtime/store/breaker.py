@@ -55,6 +55,8 @@ class Breaker:
         self._retry_at = 0.0
         self._opened_at = 0.0
         self._reason = ""
+        #: How often it opened: outages since the start.
+        self.opened = 0
 
     @property
     def state(self) -> State:
@@ -106,6 +108,7 @@ class Breaker:
     def _open(self, reason: str) -> None:
         self._opened_at = self._clock()
         self._reason = reason
+        self.opened += 1
         self._wait(self._settings.first_pause_s)
         self._on_change(Change(False, reason, 0.0))
 

@@ -84,6 +84,10 @@ class ClusterTransport:
         away = [node.reason for node in self._nodes.values() if not node.available]
         return f"{len(away)} of {len(self._nodes)} nodes: {away[0]}" if away else ""
 
+    @property
+    def outages(self) -> int:
+        return sum(node.outages for node in self._nodes.values())
+
     async def call(self, *command: Argument, bulk: bool = False) -> Reply:
         name = str(command[0]).upper()
         if name in _ANYWHERE:

@@ -92,6 +92,10 @@ class RedisTransport:
     def reason(self) -> str:
         return self._breaker.reason
 
+    @property
+    def outages(self) -> int:
+        return self._breaker.opened
+
     async def call(self, *command: Argument, bulk: bool = False) -> Reply:
         reply: Reply = await self.call_nowait(*command, bulk=bulk)
         return reply

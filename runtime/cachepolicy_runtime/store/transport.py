@@ -52,6 +52,11 @@ class Transport(Protocol):
         """Why it is not available; empty when it is."""
         ...
 
+    @property
+    def outages(self) -> int:
+        """How often the breaker opened since this connection was made."""
+        ...
+
     async def call(self, *command: Argument, bulk: bool = False) -> Reply:
         """One command. ``bulk``: its answer is large, so it goes over the second connection."""
         ...

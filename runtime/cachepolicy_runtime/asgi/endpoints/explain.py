@@ -78,4 +78,6 @@ class ExplainHandler:
         try:
             return self._resolve(asked.path or "", given)
         except KeyError:
-            raise RefusedError(404, "This application caches no whole answers at that path; embeddings are kept one by one.") from None
+            raise RefusedError(
+                404, "This application caches no whole answers at that path; embeddings are kept one by one."
+            ) from None

@@ -44,16 +44,13 @@ _POLICY: Schema = {
     "sequence": _or_null(_COUNT),
     "sections": {"type": "array", "items": _TEXT},
 }
-_STORES = _object(
-    dict.fromkeys(
-        ("state", "cache"),
-        _object(
-            {"status": {"enum": ["up", "unavailable", "memory"]}, "reason": _TEXT},
-            optional=("reason",),
-            closed=False,
-        ),
-    )
-)
+_STORE: Schema = {"status": {"enum": ["up", "unavailable", "memory"]}, "reason": _TEXT}
+
+
+def _stores(**more: Schema) -> Schema:
+    return _object(dict.fromkeys(("state", "cache"), _object({**_STORE, **more}, optional=("reason",))))
+
+
 _TALLY: Schema = {"hits": _COUNT, "misses": _COUNT, "ratio": _or_null(_NUMBER)}
 _PROVIDERS = _map(
     _object({**_TALLY, "models": _map(_object(_TALLY, closed=False))}, optional=("models",), closed=False)
@@ -86,7 +83,7 @@ SCHEMAS: dict[str, Schema] = {
             "status": {"enum": ["up", "degraded"]},
             "reasons": {"type": "array", "items": _TEXT},
             **_POLICY,
-            "stores": _STORES,
+            "stores": _stores(),
         }
     ),
     "Stats": _object(
@@ -113,7 +110,7 @@ SCHEMAS: dict[str, Schema] = {
             "cacheServer": _object(
                 dict.fromkeys(("keys", "usedBytes", "maxBytes", "evicted"), _or_null(_COUNT))
             ),
-            "stores": _STORES,
+            "stores": _stores(outages=_COUNT),
         }
     ),
     "Cleared": _object({"cleared": _map({"type": ["string", "boolean"]})}),
