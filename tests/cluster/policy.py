@@ -14,7 +14,7 @@ from tests.policies import Spec
 from cachepolicy import names
 from cachepolicy.names import Role
 
-OWNED_KINDS: Final = ("StatefulSet", "Service", "ConfigMap", "Secret")
+OWNED_KINDS: Final = ("StatefulSet", "Service", "ConfigMap", "NetworkPolicy", "Secret")
 
 #: Seconds for two Redis pods to start, load and be configured on a busy machine.
 START_SECONDS: Final = 90.0

@@ -46,7 +46,7 @@ def content(obj: Object) -> Object:
     return kept | {"metadata": metadata}
 
 
-KINDS = ("ConfigMap", "Service", "StatefulSet")
+KINDS = ("ConfigMap", "NetworkPolicy", "Service", "StatefulSet")
 
 
 @pytest.mark.parametrize("kind", KINDS)
