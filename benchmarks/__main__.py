@@ -11,7 +11,7 @@ import sys
 from benchmarks import page, servers
 from benchmarks.harness import CLIENT_CORE, pinned, write
 
-GROUPS = ("ratelimits", "caches", "apps", "usersessions", "clears", "outages", "starts")
+GROUPS = ("ratelimits", "accuracy", "caches", "apps", "usersessions", "clears", "outages", "starts")
 #: These do not depend on the server's make.
 ONCE = {"starts"}
 

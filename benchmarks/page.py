@@ -49,6 +49,8 @@ Figures in `µs`, `ms` and `s` are absolute and hold for this machine only.
 - Our deadline for a call to Redis is 10 s here, except for targets 11 and 12: on a busy machine the 100 ms of the
   default would be missed now and then, and decisions made without Redis would count as fast ones.
 - The client has one core, the server another one; over loopback TCP, with a plain configuration and no persistence.
+- Target 4 is counted in microseconds of the server's clock: four processes, whose clocks are wrong by -5, -1.5, 1.5 and 5 s,
+  take all they can get of one limit.
 - Target 7 is real HTTP by uvicorn: the application has a core of its own, the load (32 connections) and Redis share the
   other one.
 - Each limiter limits one caller, far below the limit. What libraries do differs: "yes or no only" tells no header data,
