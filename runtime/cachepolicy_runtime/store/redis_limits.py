@@ -23,6 +23,7 @@ from cachepolicy_runtime.store.replies import blob
 from cachepolicy_runtime.store.transport import Transport
 
 SCRIPT = "limits"
+_new = tuple.__new__
 #: Keys of one call. A decision about one takes the server up to 12 µs, so that the longest call stays well below
 #: a millisecond; one request with more limits than that is a call by itself.
 MAX_KEYS = 64
@@ -58,6 +59,15 @@ class _Decision(_Operation):
     __slots__ = ()
 
     def read(self, numbers: list[int], at: int) -> int:
+        if self.shadows or len(self.checks) != 1 or len(self.keys) != 1:
+            return self._read_all(numbers, at)
+        if not self.answer.done():  # one window or one place, which is the usual question
+            state = _new(RateState, numbers[at + 1 : at + 4])
+            at_us = numbers[0] * 1_000_000 + numbers[1]
+            self.answer.set_result(_new(Admission, (numbers[at] == 1, ((state,),), at_us, ())))
+        return at + 4
+
+    def _read_all(self, numbers: list[int], at: int) -> int:
         admitted, states, after = _read(numbers, at, self.checks)
         shadows = []
         for shadow in self.shadows:
@@ -85,7 +95,10 @@ class RedisLimitStore:
         refund: Sequence[Adjustment] = (),
     ) -> asyncio.Future[Admission]:
         answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-        keys, args = _written(checks, shadows, lease, refund)
+        if len(checks) == 1 and not shadows and not refund and not lease:
+            keys, args = _alone(checks[0])
+        else:
+            keys, args = _written(checks, shadows, lease, refund)
         self._send(_Decision(keys, args, answer, checks, shadows))
         return answer
 
@@ -128,14 +141,20 @@ class RedisLimitStore:
 
     def _collect(self) -> None:
         operations, self._waiting = self._waiting, []
+        if len(operations) == 1 and not operations[0].answer.done():
+            self._call(operations, operations[0].keys, operations[0].args)
+            return
         for batch in _batches(operations):
             keys = [key for operation in batch for key in operation.keys]
             args = [arg for operation in batch for arg in operation.args]
-            answer = _Batch(batch)
-            try:
-                self._transport.script_into(answer, SCRIPT, keys, args)
-            except StoreUnavailable as error:
-                answer.set_exception(error)
+            self._call(batch, keys, args)
+
+    def _call(self, batch: list[_Operation], keys: Sequence[str], args: Sequence[str]) -> None:
+        answer = _Batch(batch)
+        try:
+            self._transport.script_into(answer, SCRIPT, keys, args)
+        except StoreUnavailable as error:
+            answer.set_exception(error)
 
 
 class _Batch:
@@ -196,6 +215,14 @@ def _prepared(check: Check) -> tuple[tuple[str, ...], str, str]:
         check.prepared.append(_prepare(check))
     found: tuple[tuple[str, ...], str, str] = check.prepared[0]
     return found
+
+
+def _alone(check: Check) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys and arguments of a decision over one limit and nothing else."""
+    keys, lettered, plain = _prepared(check)
+    if len(check.prepared) == 1:
+        check.prepared.append((f"W {plain}" if plain else f"A {lettered}",))
+    return keys, check.prepared[1]
 
 
 def _prepare(check: Check) -> tuple[tuple[str, ...], str, str]:
