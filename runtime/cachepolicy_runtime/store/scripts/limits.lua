@@ -24,12 +24,30 @@
 -- in full although a part of it has already left the window: never above the limit in any true window, and
 -- what was used comes back at most length/10 late. The clock is the server's, in microseconds.
 --
--- Nearly every operation is a W with room. That way is short, and the rest is made when something needs it: Lua
--- makes its functions anew in each run, which took longer than the decision.
+-- Nearly every operation is a W with room. That way is short, by itself and among others, and the rest is made when
+-- something needs it: Lua makes its functions anew in each run, which took longer than the decision.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local floor, ceil, match, gmatch = math.floor, math.ceil, string.match, string.gmatch
+
+-- The usual call: one window that has room, and was asked for in this sub-bucket before.
+if #ARGV == 1 then
+  local limit, length, weight = match(ARGV[1], '^W (%d+) (%d+) ([1-9]%d*)$')
+  local stored = limit and redis.pcall('GET', KEYS[1])
+  if type(stored) == 'string' then
+    local newest, used, first, others = match(stored, '^(%d+) (%d+) (%d+)(.*)$')
+    local sub = length * 100
+    local left = newest and limit - used - weight
+    if newest and left >= 0 and floor(now / sub) == tonumber(newest) then
+      local changed = newest .. ' ' .. used + weight .. ' ' .. first + weight .. others
+      redis.call('SET', KEYS[1], changed, 'PX', ceil(sub * 11 / 1000))
+      local reset = ceil(((newest + 11) * sub - now) / 1000)
+      return time[1] .. ' ' .. time[2] .. ' 1 ' .. left .. ' ' .. reset .. ' 0'
+    end
+  end
+end
+
 local windows, opened, rest = {}, {}, nil
 
 local function more()
