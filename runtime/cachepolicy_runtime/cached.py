@@ -9,14 +9,22 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_type_hints
 
 import orjson
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from cachepolicy.durations import Duration
@@ -206,12 +214,29 @@ def keyed(value: Any, what: str) -> Any:
     if type(value) is dict and all(type(key) is str for key in value):
         return ["dict", {key: keyed(item, what) for key, item in value.items()}]
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if (inside := _inside(value)) is not None:
+        return [kind, *(keyed(item, what) for item in inside)]
     try:
         return [kind, to_jsonable_python(value, bytes_mode="base64")]
     except (PydanticSerializationError, ValueError):
         raise TypeError(
             f"{what} is a {kind}, which no key can be made of: name it in ignore=, or give key="
         ) from None
+
+
+def _inside(value: Any) -> Iterable[Any] | None:
+    """What a value is made of, where its JSON may leave out or mask a part: a secret is ``**********`` there, and a
+    field may be excluded. Two values that differ in nothing else are two keys."""
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        return (value.get_secret_value(),)
+    if isinstance(value, BaseModel):
+        names = (*type(value).model_fields, *(value.model_extra or ()))
+        return ({name: getattr(value, name) for name in names},)
+    if is_dataclass(value) and not isinstance(value, type):
+        return ({one.name: getattr(value, one.name) for one in fields(value)},)
+    if isinstance(value, Mapping | Set):
+        return sorted(value.items() if isinstance(value, Mapping) else value, key=repr)
+    return value if isinstance(value, list | tuple) else None
 
 
 def _duration(ttl: str | timedelta | None) -> Duration | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
 from tests.clients import ACME, GLOBEX, Trial, trial
 
 from cachepolicy import Identity
@@ -19,6 +20,7 @@ from cachepolicy.stamps import Scope
 from cachepolicy_runtime import acting_as
 from cachepolicy_runtime.cached import keyed
 from cachepolicy_runtime.clients.bridge import NotRunningError
+from cachepolicy_runtime.jcs import canonical_json
 from cachepolicy_runtime.runtime import CacheRuntime
 
 
@@ -160,6 +162,39 @@ def test_no_value_is_keyed_like_the_mark_of_another() -> None:
     assert keyed(b"a", "x") != keyed(["bytes", "YQ=="], "x")
     assert keyed({"a": 1}, "x") != keyed(["dict", {"a": 1}], "x")
     assert keyed([], "x") != keyed(["list"], "x")
+
+
+class Login(BaseModel):
+    token: SecretStr
+    tries: int = Field(default=0, exclude=True)
+
+
+@dataclass
+class Account:
+    login: Login
+
+
+def _login(token: str, tries: int = 0) -> Login:
+    return Login(token=SecretStr(token), tries=tries)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SecretStr("a"), SecretStr("b")),
+        (SecretBytes(b"a"), SecretBytes(b"b")),
+        (Secret(1), Secret(2)),
+        (_login("a"), _login("b")),
+        (_login("a", 1), _login("a", 2)),
+        (Account(_login("a")), Account(_login("b"))),
+        ([SecretStr("a")], [SecretStr("b")]),
+        ({1: SecretStr("a")}, {1: SecretStr("b")}),
+        ({SecretStr("a")}, {SecretStr("b")}),
+    ],
+)
+def test_what_json_masks_or_leaves_out_is_in_the_key(one: object, other: object) -> None:
+    assert canonical_json(keyed(one, "x")) != canonical_json(keyed(other, "x"))
+    assert canonical_json(keyed(one, "x")) == canonical_json(keyed(deepcopy(one), "x"))
 
 
 async def test_arguments_that_change_nothing_are_left_out_of_the_key(
