@@ -99,7 +99,7 @@ class Lease:
     def release(self, apart_ms: int = 0) -> None:
         """Give it up, in the background; for ``apart_ms`` nobody shall wait for the entry."""
         self._renewing.cancel()
-        self._background.spawn(self._give_up(apart_ms))
+        self._background.spawn(_give_up(self._store, self._name, self._nonce, apart_ms))
 
     async def _renew(self) -> None:
         while True:
@@ -108,9 +108,10 @@ class Lease:
                 if not await self._store.renew(self._name, self._nonce, LEASE_MS):
                     return
 
-    async def _give_up(self, apart_ms: int) -> None:
-        with suppress(StoreUnavailable):
-            await self._store.release(self._name, self._nonce, apart_ms)
+
+async def _give_up(store: LeaseStore, name: str, nonce: str, apart_ms: int) -> None:
+    with suppress(StoreUnavailable):
+        await store.release(name, nonce, apart_ms)
 
 
 class Wakes:
@@ -186,7 +187,11 @@ class Leases:
         Raises StoreUnavailable.
         """
         nonce = secrets.token_hex(8)
-        claim = await store.claim(lease, nonce, LEASE_MS, entry)
+        try:
+            claim = await store.claim(lease, nonce, LEASE_MS, entry)
+        except asyncio.CancelledError:  # it may be ours all the same, and nobody would give it up
+            self._background.spawn(_give_up(store, lease, nonce, 0))
+            raise
         held = Lease(store, lease, nonce, self._background) if claim.held else None
         if (found := usable(claim.value)) is not None:
             if held is not None:

@@ -151,6 +151,32 @@ async def test_when_the_asking_caller_goes_away_one_other_takes_its_place() -> N
     assert sum(outcome.hit for outcome in got) == 3
 
 
+async def test_who_goes_away_while_it_claims_the_lease_leaves_it_to_others() -> None:
+    """The store has given the lease out, and the answer reaches nobody."""
+    fleet, call = Fleet(2), HeldProvider()
+    claim, sent = fleet.leases.claim, asyncio.Event()
+
+    async def slow(lease: str, nonce: str, ttl_ms: int, entry: str) -> Claim:
+        got = await claim(lease, nonce, ttl_ms, entry)
+        sent.set()
+        await asyncio.Event().wait()
+        return got
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet.leases, "claim", slow)
+        gone = asyncio.create_task(ask(fleet.caches[0], call))
+        await sent.wait()
+    assert fleet.leases.holders
+    gone.cancel()
+    await settled()
+    assert fleet.leases.holders == {}
+    other = asyncio.create_task(ask(fleet.caches[1], call))
+    await settled()
+    assert call.calls == 1
+    call.go.set()
+    await other
+
+
 async def test_when_the_asking_replica_dies_one_other_takes_its_place() -> None:
     """Its lease ends; of the others exactly one gets it."""
     fleet, dying, call = Fleet(4), HeldProvider(), HeldProvider()

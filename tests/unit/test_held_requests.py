@@ -14,6 +14,7 @@ from cachepolicy_runtime.ratelimit import Decision, Outcome, RateReport
 from cachepolicy_runtime.ratelimit.held import LeaseKeeper
 from cachepolicy_runtime.runtime import CacheRuntime
 from cachepolicy_runtime.store.memory_limits import MemoryLimitStore
+from cachepolicy_runtime.store.port import Lease
 
 SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("192.0.2.1", 5)}
 
@@ -145,3 +146,25 @@ async def test_a_refusal_may_have_another_body() -> None:
     assert (sent[0]["status"], told[b"content-type"], sent[1]["body"]) == (429, b"text/plain", b"/")
     assert told[b"retry-after"] == b"1"
     assert len(sent[0]["headers"]) == len(told) == 5
+
+
+class Renewing(MemoryLimitStore):
+    """Remembers which leases it was asked to renew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewed: list[Lease] = []
+
+    async def renew(self, leases: Sequence[Lease], timeout_ms: int) -> None:
+        self.renewed += leases
+
+
+async def test_a_place_that_was_left_is_not_taken_again_by_a_renewal() -> None:
+    """Renewals leave in a later turn of the event loop, and a request may end in between."""
+    keeper, store = LeaseKeeper(), Renewing()
+    stays, ends = (keeper.hold(store, keeper.new_id(), ["key"]) for _ in range(2))
+    keeper._renew_all()
+    ends.release()
+    await asyncio.sleep(0)
+    assert store.renewed == stays.leases
+    stays.release()

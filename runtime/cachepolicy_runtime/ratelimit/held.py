@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -71,16 +70,16 @@ class LeaseKeeper:
         self._timer = asyncio.get_running_loop().call_later(RENEW_S, self._renew_all)
 
     def _renew_all(self) -> None:
-        by_store: defaultdict[LimitStore, list[Lease]] = defaultdict(list)
-        for held in self._held.values():
-            by_store[held.store] += held.leases
-        for store, leases in by_store.items():
-            task = asyncio.get_running_loop().create_task(_renew(store, leases))
+        for store in {held.store for held in self._held.values()}:
+            task = asyncio.get_running_loop().create_task(self._renew(store))
             self._renewals.add(task)
             task.add_done_callback(self._renewals.discard)
         self._renew_later()
 
-
-async def _renew(store: LimitStore, leases: Sequence[Lease]) -> None:
-    with suppress(StoreUnavailable):
-        await store.renew(leases, LEASE_MS)
+    async def _renew(self, store: LimitStore) -> None:
+        """Which are held is looked at when they are sent: to renew one that was released in between would take its
+        slot again, for as long as a lease lasts."""
+        leases = [lease for held in self._held.values() if held.store is store for lease in held.leases]
+        if leases:
+            with suppress(StoreUnavailable):
+                await store.renew(leases, LEASE_MS)
