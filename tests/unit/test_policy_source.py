@@ -98,7 +98,10 @@ GOOD = document("5m")
         (b"[]", "policy.json must hold one JSON object"),
         (b"{}", "policy.json has no field contract"),
         (document(contract="2.0"), "follows contract '2.0' and this runtime reads 1.x"),
-        (document(requires=["rateLimits/tokens"]), "requires rateLimits/tokens, which this runtime lacks"),
+        (
+            document(requires=["rateLimits/telepathy"]),
+            "requires rateLimits/telepathy, which this runtime lacks",
+        ),
         (document(responseCache={"ttl": "soon"}), "responseCache.ttl: 'soon' is not a duration"),
     ],
 )
@@ -151,9 +154,9 @@ def test_an_optional_field_that_is_not_known_is_left_out_and_named(
     mounted: Mounted, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", LOGGER)
-    mounted.swap(document(responseCache={"ttl": "3m", "local": {"ttl": "1s"}}))
+    mounted.swap(document(responseCache={"ttl": "3m", "teleport": {"ttl": "1s"}}))
     assert mounted.ttl == "3m"
-    assert "does not know: responseCache.local" in caplog.text
+    assert "does not know: responseCache.teleport" in caplog.text
 
 
 # --- the operator's copy
