@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from cachepolicy_runtime.answers import Answer, said
 from cachepolicy_runtime.background import Background
+from cachepolicy_runtime.caching import ViewSource
 from cachepolicy_runtime.coalescing import (
     FAILED_MS,
     UNCACHEABLE_MS,
@@ -41,7 +42,10 @@ MAX_REFRESHES = 64
 class Calls:
     """Every way to the provider. One per process."""
 
-    def __init__(self, lookup: Lookup, counts: ResponseCounts, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, view: ViewSource, lookup: Lookup, counts: ResponseCounts, now_ms: Callable[[], int]
+    ) -> None:
+        self._view = view
         self._lookup = lookup
         self._counts = counts
         self._now_ms = now_ms
@@ -98,6 +102,8 @@ class Calls:
         found = trip.found
         if found is None or trip.use is not Use.IF_ERROR:
             return None
+        if not self._lookup.holds(self._view(), trip.place, found):
+            return None  # the call took its time, and the entry was purged meanwhile
         self._counts.stale_served += 1
         self._counts.stale_errors += 1
         more = () if status is None else (f"fwd-status={status}",)

@@ -124,6 +124,11 @@ class Lookup:
         self._keep(place, found, now_ms)
         return found, True
 
+    def holds(self, view: CacheView, place: Place, found: Found) -> bool:
+        """Whether it is still valid under a view that is newer than its place."""
+        tags = found.facts.tags
+        return found.stamp == self._places.stamp(view, place.tenant, place.provider, place.model, tags)
+
     def _tag(self, trip: Trip, tags: tuple[str, ...]) -> None:
         place = trip.place
         stamp = self._places.stamp(trip.view, place.tenant, place.provider, place.model, tags)

@@ -61,7 +61,7 @@ class Responses:
         self.counts = ResponseCounts(self._prices)
         self.on_miss: OnMiss | None = None
         self._lookup = Lookup(self.counts, now_ms)
-        self._calls = Calls(self._lookup, self.counts, now_ms)
+        self._calls = Calls(view, self._lookup, self.counts, now_ms)
         self.values = Values(view, self._lookup, self._calls, self.counts, now_ms)
 
     async def aclose(self) -> None:

@@ -162,6 +162,30 @@ async def test_a_purged_answer_is_not_served_when_the_provider_fails() -> None:
         await ask(site.cache, Broken())
 
 
+@pytest.mark.parametrize("tags", [(), ("faq",)])
+@pytest.mark.parametrize("status", [None, 500])
+async def test_what_is_purged_while_the_provider_is_asked_does_not_stand_in_for_it(
+    status: int | None, tags: tuple[str, ...]
+) -> None:
+    """A provider may take minutes to fail."""
+    site = Site()
+    await ask(site.cache, Provider(), tags=tags)
+    site.pass_s(130)
+
+    async def failing() -> Answer:
+        site.policy.stamps = {"all": "2"}
+        if status is None:
+            raise TimeoutError
+        return answer({}, status)
+
+    if status is None:
+        with pytest.raises(TimeoutError):
+            await ask(site.cache, failing)
+    else:
+        assert (await ask(site.cache, failing)).answer.status == status
+    assert site.cache.counts.stale_served == 0
+
+
 async def test_a_window_that_the_policy_does_not_have_any_more_is_over_at_once() -> None:
     """The store may keep the entry longer than the policy wants it."""
     site = Site()
