@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.fleets import Cluster, Node, cluster, node
+from tests.fleets import Cluster, Node, cluster, node, wait_until
 from tests.stores import LAYOUT, PATIENT, transport_to
 
 from cachepolicy.keys import slot
@@ -165,7 +165,8 @@ async def test_a_replica_that_takes_over_is_found() -> None:
         transport = transport_over(three, TransportSettings(deadline_s=1.0))
         store = RedisCacheStore(transport)
         await store.mput([CacheItem(key, b"x", 600_000) for key in KEYS])
-        three.nodes[0].ask("WAIT", 1, 5000)
+        # WAIT would wait for nothing here: it counts the writes of its own connection.
+        wait_until(lambda: replica.ask("DBSIZE") == three.nodes[0].ask("DBSIZE"))
         three.nodes[0].kill()
         lost = [key for key in KEYS if three.owner(slot_of(key)) is three.nodes[0]]
         async with asyncio.timeout(30):
