@@ -19,12 +19,12 @@ from cachepolicy_operator.kube import Kube
 
 NAME: Final = "cachepolicy-operator"
 #: Seconds without a change of the record after which it may be taken over.
-DURATION: Final = 12.0
+DURATION: Final = 10.0
 #: Seconds after its last renewal at which a holder stops acting: before anybody else may begin.
-DEADLINE: Final = 9.0
+DEADLINE: Final = 7.5
 RENEW_PACE: Final = 4.0
 #: Seconds between two looks of one that waits.
-WAIT_PACE: Final = 2.0
+WAIT_PACE: Final = 1.5
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Leadership:
         self._sleep = sleep
         self._sight = Sight("", clock())
         self._renewed = float("-inf")
+        self._mine: Json | None = None
 
     @property
     def held(self) -> bool:
@@ -109,7 +110,7 @@ class Leadership:
             await self._sleep(RENEW_PACE if not words else WAIT_PACE / 2)
             words = await self._attempt()
             if words.startswith("held by"):
-                self._renewed = float("-inf")
+                self._renewed, self._mine = float("-inf"), None
         return words or "it was not renewed in time"
 
     async def release(self) -> None:
@@ -130,7 +131,8 @@ class Leadership:
         """Take or renew the Lease; empty when it is ours, else why not."""
         asked = self._clock()
         try:
-            lease = await self._kube.find(LEASE, self._namespace, NAME)
+            # Who holds it knows how it looks, and learns by a conflict when that is no longer so.
+            lease = self._mine or await self._kube.find(LEASE, self._namespace, NAME)
             if lease is not None:
                 self._see(lease["metadata"]["resourceVersion"])
                 if not free(lease, self._identity, self._sight, self._clock()):
@@ -138,9 +140,11 @@ class Leadership:
             wanted = claimed(lease, self._namespace, self._identity, self._now())
             stored = await (self._kube.replace(wanted) if lease is not None else self._kube.create(wanted))
         except errors.Conflict:
+            self._mine = None
             return "somebody else was faster"
         except errors.OperatorError as error:
             return str(error)
+        self._mine = stored
         self._see(stored["metadata"]["resourceVersion"])
         # Counted from before the request: its answer may have come late.
         self._renewed = asked
