@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.cluster.installation import MANIFESTS, Operator, sample
 from tests.cluster.kube import FIELD_MANAGER, Cluster, Object, as_input, wait_for
-from tests.cluster.policy import Policy
+from tests.cluster.policy import OWNED_KINDS, Policy
 
 from cachepolicy import crd, names
 
@@ -18,6 +18,7 @@ OTHER = "other-tool"
 #: Two looks of the operator at its Redis servers, each of which may find something to do.
 TWO_LOOKS = 7.0
 MARK = {"example.com/team": "platform"}
+API_VERSIONS = {"StatefulSet": "apps/v1", "NetworkPolicy": "networking.k8s.io/v1"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def marked(item: Object) -> Object:
     """What another tool applies: a label and an annotation of its own on one of our objects."""
     metadata = {key: item["metadata"][key] for key in ("name", "namespace")}
     return {
-        "apiVersion": "apps/v1" if item["kind"] == "StatefulSet" else "v1",
+        "apiVersion": API_VERSIONS.get(item["kind"], "v1"),
         "kind": item["kind"],
         "metadata": metadata | {"labels": MARK, "annotations": MARK},
     }
@@ -56,7 +57,7 @@ def rest(seconds: float) -> None:
 def test_what_a_second_manager_adds_to_our_objects_stays_without_a_fight(shared: Policy) -> None:
     """Applied without force: no field of ours is in its way, and nobody writes afterwards."""
     theirs = [marked(item) for item in shared.owned()]
-    assert {item["kind"] for item in theirs} == {"StatefulSet", "Service", "ConfigMap", "Secret"}
+    assert {item["kind"] for item in theirs} == set(OWNED_KINDS)
     apply = ("apply", "--server-side", f"--field-manager={OTHER}", "-f", "-")
     shared.cluster.kubectl(*apply, data=as_input(theirs))
     before = shared.versions()
